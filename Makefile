@@ -1,0 +1,41 @@
+# make demo   install into .venv, then turn a shipped recording into MIDI and another timbre
+# make test   install with the development tools, then lint, types, import directions and tests
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The first Python that v3audio runs on; PYTHON=... chooses another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+            $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+            && echo $(p))))
+PYTEST_ARGS ?=
+
+.PHONY: demo test
+
+demo: $(VENV)/.installed
+	$(BIN)/v3audio demo -o demo-out
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each install is first tried without the network, which does when all is there already; a fresh one
+# takes a minute or two, most of it torch (compiled when first used, not before).
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --no-index --no-build-isolation -e . 2>/dev/null || { \
+	  echo 'installing v3audio and what it needs into $(VENV) (about 2 GB, once)' && \
+	  $(BIN)/python -m pip install --quiet --no-compile -e . ; }
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --no-index --no-build-isolation -e . --group dev 2>/dev/null || { \
+	  echo 'installing v3audio and its development tools into $(VENV)' && \
+	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  $(BIN)/python -m pip install --quiet --no-compile -e . --group dev ; }
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { \
+	  echo 'v3audio needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from v3audio import timbres
+from v3audio.errors import TimbreError
+from v3audio.geometry import Geometry
+from v3audio.timbres import Timbre
+
+MODEL = "ab" * 32
+
+
+def make(name: str = "reed", seed: int = 0, **fields: Any) -> Timbre:
+    style = np.random.default_rng(seed).standard_normal(16).astype(np.float32)
+    given = {"note_range": (58, 91), "model": "default", "model_sha256": MODEL} | fields
+    return Timbre(name=name, style=style, **given)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Presets of our own: oboe and flute."""
+    folder = tmp_path / "presets" / "timbres"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(timbres, "presets_dir", lambda: tmp_path / "presets")
+    for seed, name in enumerate(("oboe", "flute")):
+        timbres.save(make(name, seed), folder / f"{name}.safetensors")
+    return folder
+
+
+def test_a_file_gives_back_all_of_a_timbre(tmp_path: Path) -> None:
+    timbre = make(gain_db=-2.5, decay_db_per_s=12.0, source="own", licence="CC0-1.0",
+                  extras={"anchors": [[60, 1.5]], "words": "x"})  # fmt: skip
+    path = timbres.save(timbre, tmp_path / "reed.safetensors")
+    again = timbres.load(path)
+    np.testing.assert_array_equal(again.style, timbre.style)
+    assert again.style.dtype == np.float32
+    info = timbres.read_info(path)
+    for name in timbres.TimbreInfo.__slots__:
+        assert getattr(again, name) == getattr(timbre, name) == getattr(info, name)
+    assert path.stat().st_size < 4000
+
+
+def test_the_style_has_the_models_dimensions() -> None:
+    assert Geometry().style_dim == timbres.STYLE_DIM
+
+
+@pytest.mark.parametrize("style", [np.zeros(15), np.zeros((1, 16)), np.full(16, np.nan)])
+def test_a_style_is_16_finite_numbers(style: np.ndarray) -> None:
+    with pytest.raises(TimbreError, match="wanted \\(16,\\) finite numbers"):
+        replace(make(), style=style)
+
+
+def test_lookup_by_name_and_by_file(shipped: Path) -> None:
+    for spec in ("oboe", "Oboe", str(shipped / "oboe.safetensors")):
+        assert timbres.find(spec, MODEL).name == "oboe"
+
+
+def test_the_users_timbres_stand_beside_the_shipped(shipped: Path) -> None:
+    path = timbres.save_as_users(make("mine"))
+    assert path == timbres.user_timbres_dir() / "mine.safetensors"
+    assert [(e.name, e.is_shipped) for e in timbres.list_timbres()] == [
+        ("flute", True), ("mine", False), ("oboe", True),
+    ]  # fmt: skip
+    assert timbres.find("mine").name == "mine"
+
+
+def test_a_damaged_file_does_not_hide_the_others(shipped: Path) -> None:
+    (shipped / "flute.safetensors").write_bytes(b"junk")
+    flute, oboe = timbres.list_timbres()
+    assert flute.info is None
+    assert "damaged" in flute.problem
+    assert oboe.info is not None
+
+
+def test_an_unknown_name_gets_the_nearest(shipped: Path) -> None:
+    with pytest.raises(TimbreError, match=r"no timbre 'obo'; did you mean 'oboe'\?.*timbres list"):
+        timbres.find("obo")
+
+
+# --- blends --------------------------------------------------------------------------------------
+
+
+def test_a_blend_is_the_weighted_mean(shipped: Path) -> None:
+    common = {"licence": "CC0-1.0"}
+    extras_a = {"x": 1.0, "only": 2, "rows": [1, 2], "deep": {"y": 4}, "word": "u"}
+    extras_b = {"x": 3.0, "rows": [3, 4], "deep": {"y": 0}, "word": "v"}
+    a = make("a", 1, gain_db=2.0, note_range=(50, 80), decay_db_per_s=10, extras=extras_a, **common)
+    b = make("b", 2, gain_db=-2.0, note_range=(60, 90), extras=extras_b, **common)
+    timbres.save_as_users(a), timbres.save_as_users(b)
+    mixed = timbres.find("a:3, b:1", MODEL)
+    np.testing.assert_allclose(mixed.style, 0.75 * a.style + 0.25 * b.style, rtol=1e-6)
+    assert mixed.gain_db == pytest.approx(1.0)
+    assert mixed.decay_db_per_s == pytest.approx(7.5)
+    assert mixed.note_range == (50, 90)
+    assert mixed.licence == "CC0-1.0"
+    assert mixed.extras == {"x": 1.5, "rows": [1.5, 2.5], "deep": {"y": 3.0}}
+    assert mixed.name == "a:3,b:1"
+
+
+def test_one_alone_keeps_itself_and_equal_parts_need_no_weight(shipped: Path) -> None:
+    oboe, flute = timbres.find("oboe"), timbres.find("flute")
+    np.testing.assert_array_equal(timbres.find("oboe:0.3").style, oboe.style)
+    np.testing.assert_allclose(
+        timbres.find("oboe,flute").style, (oboe.style + flute.style) / 2, rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("oboe:-1,flute:1", "cannot read 'oboe:-1'"),
+        ("oboe:x,flute:1", "cannot read 'oboe:x'"),
+        ("oboe:nan,flute", "cannot read 'oboe:nan'"),
+        ("oboe:inf,flute", "cannot read 'oboe:inf'"),
+        ("oboe:0,flute:0", "not all 0"),
+        ("oboe,,flute", "cannot read ''"),
+        ("", "cannot read ''"),
+        ("oboe:0.5,flut:0.5", "no timbre 'flut'; did you mean 'flute'"),
+    ],
+)
+def test_blends_it_refuses(shipped: Path, spec: str, said: str) -> None:
+    with pytest.raises(TimbreError, match=said):
+        timbres.find(spec)
+
+
+def test_timbres_of_two_models_do_not_blend(shipped: Path) -> None:
+    timbres.save_as_users(make("other", model="old", model_sha256="cd" * 32))
+    with pytest.raises(TimbreError, match="'oboe' was made for model 'default' and 'other' for"):
+        timbres.find("oboe,other")
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_timbre_of_another_model_is_refused(shipped: Path) -> None:
+    with pytest.raises(TimbreError, match=r"made for model 'default' \(abababab\), not for this"):
+        timbres.find("oboe", "cd" * 32)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite the metadata of a timbre's file."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    change(header["__metadata__"])
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def edit_timbre(**fields: Any) -> Callable[[Path], None]:
+    def change(metadata: dict[str, Any]) -> None:
+        metadata[timbres.KIND] = json.dumps(json.loads(metadata[timbres.KIND]) | fields)
+
+    return lambda path: edit(path, change)
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x10
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-5]), "damaged"),
+    "head only": (lambda p: p.write_bytes(p.read_bytes()[:5]), "damaged"),
+    "empty": (lambda p: p.write_bytes(b""), "damaged"),
+    "one bit": (_flip_a_bit, "damaged"),
+    "noise": (lambda p: p.write_bytes(bytes(range(256)) * 4), "damaged"),
+    "huge header": (lambda p: p.write_bytes(struct.pack("<Q", 2**60) + b"{}"), "damaged"),
+    "no json": (lambda p: p.write_bytes(struct.pack("<Q", 2) + b"xx"), "damaged"),
+    "json list": (lambda p: p.write_bytes(struct.pack("<Q", 2) + b"[]"), "not a timbre"),
+    "pickle": (lambda p: p.write_bytes(pickle.dumps({"style": [0.0] * 16})), "is a pickle"),
+    "torch file": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "is a pickle"),
+    "foreign": (lambda p: save_file({"w": np.zeros(3, np.float32)}, p), "not a timbre of v3audio"),
+    "too big": (lambda p: p.write_bytes(bytes(2_000_000)), "too many for a timbre"),
+    "future": (edit_timbre(format=2), "is in format 2, this v3audio reads up to 1"),
+    "no name": (edit_timbre(name=3), "name = 3: expected text"),
+    "unknown field": (edit_timbre(shine=1), "unknown name 'shine'"),
+    "no metadata": (lambda p: edit(p, lambda m: m.clear()), "not a timbre"),
+    "no checksum": (edit_timbre(style_sha256=None), "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_files_it_refuses(tmp_path: Path, kind: str) -> None:
+    path = timbres.save(make(), tmp_path / "reed.safetensors")
+    damage, said = DAMAGES[kind]
+    damage(path)
+    with pytest.raises(TimbreError, match=said) as refusal:
+        timbres.find(str(path))
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "exploded",)
+
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(TimbreError, match="pickle"):
+        timbres.load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_no_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(TimbreError, match="no such file"):
+        timbres.find(str(tmp_path / "none.safetensors"))
+    with pytest.raises(TimbreError, match="is a folder"):
+        timbres.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "a.b", "a b", "a:1", "-a", "x" * 65, "\u00fc"])
+def test_names_that_no_file_is_made_of(name: str, home: Path) -> None:
+    with pytest.raises(TimbreError, match="cannot be the name of a timbre"):
+        timbres.save_as_users(make(name))
+    assert not list(home.iterdir())
+
+
+def test_a_name_is_never_a_path(shipped: Path) -> None:
+    """A file outside the timbres' folders is reached by its path only, not by a crafted name."""
+    timbres.save(make("secret"), shipped.parent / "secret.safetensors")
+    with pytest.raises(TimbreError, match="no timbre"):
+        timbres.path_of("../secret")
+
+
+def test_new_names_leave_the_shipped_alone(shipped: Path) -> None:
+    assert timbres.check_new_name("mine") == "mine"
+    with pytest.raises(TimbreError, match="'oboe' is a shipped timbre; choose another"):
+        timbres.check_new_name("oboe")
+
+
+# --- exchange ------------------------------------------------------------------------------------
+
+
+def test_export_and_import(shipped: Path, tmp_path: Path) -> None:
+    given = timbres.export_file("oboe:0.5,flute:0.5", tmp_path / "mix.safetensors")
+    path = timbres.import_file(given)
+    assert timbres.load(path).name == "mix"
+    assert timbres.import_file(given) == path  # the same again is no conflict
+    timbres.save(make("mix", seed=9), given)
+    with pytest.raises(TimbreError, match="you already have another timbre 'mix'"):
+        timbres.import_file(given)
+    with pytest.raises(TimbreError, match=r"ends in \.safetensors"):
+        timbres.export_file("oboe", tmp_path / "oboe.bin")
+
+
+def test_a_carried_name_cannot_lead_out_of_the_folder(tmp_path: Path, home: Path) -> None:
+    path = timbres.save(make(), tmp_path / "x.safetensors")
+    edit_timbre(name="../../evil")(path)
+    with pytest.raises(TimbreError, match="cannot be the name"):
+        timbres.import_file(path)
+    assert not list(home.iterdir())
+
+
+def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("V3AUDIO_HOME", str(tmp_path / "file"))
+    with pytest.raises(TimbreError, match="set V3AUDIO_HOME"):
+        timbres.save_as_users(make())

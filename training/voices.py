@@ -1,0 +1,152 @@
+"""Synthetic singing voices: a pulse train through moving formants, with breath and consonants.
+
+General MIDI has no solo singer; these fill the gap. A voice is a number: the same number is the
+same singer everywhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from training.phrases import TICKS_PER_S, PhraseNote
+
+VOICE_NOTES = list(range(36, 85))
+"""MIDI range of the voices."""
+
+# First four formants in Hz of a male vocal tract (after Peterson and Barney, 1952), rounded.
+_VOWELS = np.array(
+    [
+        [730, 1090, 2440, 3400],
+        [570, 840, 2410, 3300],
+        [660, 1720, 2410, 3500],
+        [530, 1840, 2480, 3500],
+        [490, 1350, 1690, 3300],
+        [390, 1990, 2550, 3600],
+        [270, 2290, 3010, 3700],
+        [440, 1020, 2240, 3300],
+        [300, 870, 2240, 3200],
+        [640, 1190, 2390, 3300],
+    ]
+)
+_BANDWIDTHS = np.array([70, 90, 130, 180])
+_TABLE_LENGTH = 8192
+
+
+def sing(
+    rng: np.random.Generator, phrase: list[PhraseNote], voice: int, n_samples: int, sample_rate: int
+) -> NDArray[np.float32]:
+    """Sing a phrase.
+
+    Args:
+        rng: the clip's generator.
+        phrase: the notes; their curves are the pitch that is sung.
+        voice: which singer (>= 1).
+        n_samples: length of the result.
+        sample_rate: Hz.
+
+    Returns: (n_samples,) float32, peak about 0.9.
+    """
+    singer = np.random.default_rng([0x501CE, voice])
+    tract = singer.uniform(0.95, 1.35)  # short tract, high formants
+    tilt = singer.uniform(0.9, 1.7)
+    jitter, shimmer = singer.uniform(0.001, 0.006), singer.uniform(0.02, 0.1)
+    breath = 10 ** (singer.uniform(-40, -18) / 20)
+    vowels = singer.permutation(len(_VOWELS))[:6]
+
+    time = np.arange(n_samples) / sample_rate
+    knots_t, knots_a = [0.0], [0.0]
+    attack_s, release_s = singer.uniform(0.015, 0.06), singer.uniform(0.03, 0.1)
+    for i, note in enumerate(phrase):
+        start, stop = note.onset / TICKS_PER_S, note.offset / TICKS_PER_S
+        loud = 10 ** ((note.velocity - 127) / 127 * 30 / 20)
+        joined = i > 0 and phrase[i - 1].offset == note.onset
+        follows = i + 1 < len(phrase) and phrase[i + 1].onset == note.offset
+        rise = min(attack_s, 0.3 * (stop - start))
+        # Between joined notes the voice only dips; a slur does not even do that.
+        floor = loud * (1.0 if note.slurred else rng.uniform(0.3, 0.9)) if joined else 0.0
+        knots_t += [start, start + rise, stop - 1e-4]
+        knots_a += [floor, loud, loud]
+        if not follows:
+            knots_t.append(stop + release_s)
+            knots_a.append(0.0)
+    amplitude = np.interp(time, knots_t, knots_a)
+
+    ticks, pitch = [0.0], [60.0]
+    for note in phrase:
+        ticks.extend((note.onset + np.arange(len(note.curve) - 1)).tolist())
+        pitch.extend((note.midi + note.curve[:-1]).tolist())
+    midi = np.interp(time, np.array(ticks) / TICKS_PER_S, pitch)
+    slow = np.arange(0, n_samples + 80, 80)
+    midi = midi + np.interp(np.arange(n_samples), slow, rng.normal(size=len(slow))) * jitter * 17
+    amplitude = amplitude * np.exp(
+        np.interp(np.arange(n_samples), slow, rng.normal(size=len(slow))) * shimmer
+    )
+    f0 = 440.0 * 2.0 ** ((midi - 69) / 12)
+    phase = np.cumsum(f0 / sample_rate)
+
+    source = np.zeros(n_samples)
+    position = (phase % 1.0) * _TABLE_LENGTH
+    # One wavetable an octave-third, with as many harmonics as fit: no aliasing.
+    step = np.ceil(np.log2(np.maximum(f0, 20) / 20) * 3).astype(int)
+    phases = singer.uniform(-0.3, 0.3, 512)
+    for s in np.unique(step):
+        at = np.flatnonzero(step == s)
+        n_harmonics = max(int(0.48 * sample_rate / (20 * 2 ** (s / 3))), 1)
+        k = np.arange(1, n_harmonics + 1)
+        spectrum = np.zeros(_TABLE_LENGTH // 2 + 1, complex)
+        spectrum[k] = k**-tilt * np.exp(1j * phases[k - 1])
+        table = np.fft.irfft(spectrum) * _TABLE_LENGTH
+        table = np.append(table, table[0])
+        source[at] = np.interp(position[at], np.arange(_TABLE_LENGTH + 1), table)
+    source /= np.sqrt(np.mean(source**2)) + 1e-9
+    pulse = 0.4 + 0.6 * (phase % 1.0)
+    source = amplitude * (source + breath * rng.normal(size=n_samples) * pulse)
+
+    # A vowel a note, with quick moves between them: every vowel filters all, weights choose.
+    which = rng.integers(0, len(vowels), len(phrase))
+    out = np.zeros(n_samples)
+    starts = np.array([note.onset for note in phrase]) / TICKS_PER_S
+    index = np.maximum(np.searchsorted(starts, time, side="right") - 1, 0)
+    smooth = signal.butter(1, 8.0, fs=sample_rate)
+    for v, vowel in enumerate(vowels):
+        weight = signal.lfilter(*smooth, (which[index] == v).astype(float))
+        out += weight * _formants(source, _VOWELS[vowel] * tract, sample_rate)
+    out /= np.sqrt(np.mean(out**2)) + 1e-9
+    out += 0.5 * _consonants(rng, phrase, n_samples, sample_rate)
+    return (out * (0.9 / max(float(np.abs(out).max()), 1e-9))).astype(np.float32)
+
+
+def _formants(
+    x: NDArray[np.float64], formants_hz: NDArray[np.float64], sample_rate: int
+) -> NDArray[np.float64]:
+    """A cascade of two-pole resonators, unit gain at 0 Hz (Klatt, 1980)."""
+    sections = []
+    for f, bandwidth in zip(formants_hz, _BANDWIDTHS, strict=True):
+        radius = np.exp(-np.pi * bandwidth / sample_rate)
+        a1, a2 = -2 * radius * np.cos(2 * np.pi * f / sample_rate), radius**2
+        sections.append([1 + a1 + a2, 0, 0, 1, a1, a2])
+    return np.asarray(signal.sosfilt(np.array(sections), x))
+
+
+def _consonants(
+    rng: np.random.Generator, phrase: list[PhraseNote], n_samples: int, sample_rate: int
+) -> NDArray[np.float64]:
+    """Noise bursts in the gaps before notes: unvoiced consonants that must not become notes."""
+    out = np.zeros(n_samples)
+    free = 0
+    for note in phrase:
+        onset = round(note.onset / TICKS_PER_S * sample_rate)
+        length = min(int(rng.uniform(0.02, 0.12) * sample_rate), onset - free)
+        free = round(note.offset / TICKS_PER_S * sample_rate)
+        if length < 0.015 * sample_rate or rng.random() < 0.5:
+            continue
+        low_hz = rng.uniform(800, 4000)
+        band = (low_hz, min(low_hz * rng.uniform(1.5, 3.0), 0.47 * sample_rate))
+        b, a = signal.butter(1, band, "bandpass", fs=sample_rate)
+        burst = signal.lfilter(b, a, rng.normal(size=length))
+        shape = np.hanning(length) if rng.random() < 0.6 else np.linspace(1, 0, length) ** 2
+        loud = 10 ** ((note.velocity - 127) / 127 * 30 / 20)
+        out[onset - length : onset] += loud * rng.uniform(0.2, 1.0) * burst * shape
+    return out

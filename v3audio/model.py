@@ -1,0 +1,216 @@
+"""V3 on log-frequency frames: content is where, style is what colour.
+
+The encoder is built so that a transposition can only move the content and never the style: one
+correlation kernel is slid over all candidate pitches (content), and the spectrum is read relative
+to the pitch it found (style). The decoder is its mirror, a template moved by the content plus a
+formant that stays. Which of the two a sound's variation belongs to is learned through the V3
+constraints alone (`training.losses`).
+
+Letters: B clips, N frames, F bins, P positions, D style values, K codes.
+Source: Wu et al., ICLR 2025 (arXiv 2407.03824); the equivariant encoder and the decoder are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from v3audio.features import Views
+from v3audio.geometry import Geometry
+from v3audio.vq import Codebook, Quantized
+
+KERNEL_BELOW = 60  # bins below a candidate that the content kernel sees (20 semitones)
+KERNEL_ABOVE = 199  # and above: five and a half octaves of harmonics
+STYLE_BELOW, STYLE_ABOVE = 60, 263  # the aligned spectrum that style is read from
+# Where a candidate's partials lie, in bins: sub-octaves, octaves, and harmonics 1 to 10.
+PARTIAL_BINS = (-72, -57, -36, -21, 0, 36, 57, 72, 84, 93, 101, 108, 114, 120)
+CONTENT_BLUR_BINS = 1.0  # near pitches have near z_c
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes of one V3 network. The defaults are the shipped model's."""
+
+    codebook_size: int = 256
+    channels: int = 4
+    hidden: int = 256
+    partial_hidden: int = 24  # units that weigh a candidate's partials against each other; 0: none
+    codebook_decay: float = 0.98
+    dead_below: float = 1.0  # moving count under which an atom is replaced
+    geometry: Geometry = field(default_factory=Geometry)
+
+
+class Encoded(NamedTuple):
+    """One frame, taken apart."""
+
+    position: Tensor  # (..., P) probability of each candidate pitch
+    content: Tensor  # (..., P) z_c: `position` blurred, unit norm
+    style: Tensor  # (..., D) z_s, about N(0, 1) over the training frames
+
+
+class V3Model(nn.Module):
+    """Encoder, codebook and decoder; the front end (`features.FrontEnd`) stands before it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        g = config.geometry
+        self.config = config
+        self.content_head = ContentHead(g, config.channels, config.partial_hidden)
+        self.style_head = StyleHead(g, config.hidden)
+        self.codebook = Codebook(config.codebook_size, g.n_positions, config.codebook_decay,
+                                 config.dead_below)
+        self.decoder = ShiftDecoder(g, config.hidden)
+
+    def encode(self, views: Views) -> Encoded:
+        """Views of (B, F) frames to content and style."""
+        position, content = self.content_head(views)
+        return Encoded(position, content, self.style_head(views.long, position.argmax(-1)))
+
+    def quantize(self, content: Tensor) -> Quantized:
+        """z_c to its nearest codes."""
+        quantized: Quantized = self.codebook(content)
+        return quantized
+
+    def decode(self, z_q: Tensor, style: Tensor) -> Tensor:
+        """Spectra (B, N, F) in 0..1 of contents (B, N, P) in one style (B, D) per clip."""
+        spectra: Tensor = self.decoder(z_q, style)
+        return spectra
+
+
+class ContentHead(nn.Module):
+    """One learned kernel correlated with every candidate pitch: translation-equivariant.
+
+    The correlation is done as one product with the kernel's Toeplitz matrix, which on a CPU beats
+    a convolution of 260 taps tenfold; evaluation keeps the matrix, training rebuilds it.
+    """
+
+    def __init__(self, g: Geometry, channels: int, partial_hidden: int) -> None:
+        super().__init__()
+        n_views, taps = len(Views._fields), KERNEL_BELOW + 1 + KERNEL_ABOVE
+        # each view has its own detector of peaks and its own kernel
+        self.peaks = nn.ModuleList(nn.Conv1d(1, channels, 15, padding=7) for _ in range(n_views))
+        # It starts as "a pitch is near its own bin"; a kernel that settled elsewhere would hear as
+        # well, but push one end of the range off the axis.
+        own = torch.exp(-0.5 * ((torch.arange(taps) - KERNEL_BELOW) / 1.5).square())
+        self.kernel = nn.Parameter(0.02 * torch.randn(n_views * channels, taps) + 0.1 * own)
+        for peaks in self.peaks:
+            nn.init.normal_(peaks.weight, std=0.1)
+            with torch.no_grad():
+                peaks.weight[:, :, 7] += 0.3
+        self.log_gain = nn.Parameter(torch.tensor(math.log(3.0) / 5))
+        tap = torch.arange(g.n_bins)[:, None] - torch.arange(g.n_positions) + KERNEL_BELOW
+        self.register_buffer("tap", tap.clamp(0, taps - 1), persistent=False)  # (F, P)
+        self.register_buffer("inside", (tap >= 0) & (tap < taps), persistent=False)
+        apart = torch.arange(g.n_positions)[:, None] - torch.arange(g.n_positions)
+        bump = torch.exp(-0.5 * (apart / CONTENT_BLUR_BINS).square())
+        self.register_buffer("blur", bump, persistent=False)  # (P, P)
+        below, above = -min(PARTIAL_BINS), max(PARTIAL_BINS)
+        places = torch.arange(g.n_positions)[:, None] + torch.tensor(PARTIAL_BINS) + below
+        self.register_buffer("places", places.flatten(), persistent=False)  # (P * partials)
+        self._pad = (below, max(0, g.n_positions + above - g.n_bins))
+        self.partials = None if not partial_hidden else nn.Sequential(
+            nn.Linear(n_views * len(PARTIAL_BINS), partial_hidden), nn.GELU(),
+            nn.Linear(partial_hidden, 1))
+        self._kept: Tensor | None = None
+
+    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Position probabilities and z_c, both (B, P)."""
+        seen = torch.cat([functional.relu(peaks(view[:, None]))
+                          for peaks, view in zip(self.peaks, views, strict=True)], 1)
+        seen = seen - seen.mean(-1, keepdim=True)  # (B, views * channels, F)
+        score = seen.flatten(1) @ self._correlation()
+        if self.partials is not None:
+            score = score + self._weigh_partials(views)
+        score = (score - score.mean(-1, keepdim=True)) / (score.std(-1, keepdim=True) + 1e-5)
+        position = torch.softmax(score * self.gain(), -1)
+        return position, functional.normalize(position @ self.get_buffer("blur"), dim=-1)
+
+    def _weigh_partials(self, views: Views) -> Tensor:
+        """What the correlation cannot say, being linear: this is the octave above that one."""
+        assert self.partials is not None
+        near = functional.max_pool1d(torch.stack(views, 1), 3, 1, 1)  # a detuned partial counts
+        padded = functional.pad(near, self._pad)
+        at = padded[..., self.get_buffer("places")].unflatten(-1, (-1, len(PARTIAL_BINS)))
+        weighed: Tensor = self.partials(at.transpose(1, 2).flatten(2))[..., 0]  # (B, P)
+        return weighed
+
+    def gain(self) -> Tensor:
+        """Sharpness of the softmax; learned, and bounded so that it can neither die nor explode."""
+        return torch.exp(5 * self.log_gain).clamp(0.5, 30.0)
+
+    def _correlation(self) -> Tensor:
+        """(views * channels * F, P): column p is the kernel laid over the axis at position p."""
+        if self._kept is not None and not self.training:
+            return self._kept
+        matrix = (self.kernel[:, self.get_buffer("tap")] * self.get_buffer("inside")).flatten(0, 1)
+        self._kept = None if self.training else matrix.detach()
+        return matrix
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._kept = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> ContentHead:
+        """Also forget the kept matrix: the kernel is about to change, or has."""
+        self._kept = None
+        super().train(mode)
+        return self
+
+
+class StyleHead(nn.Module):
+    """The spectrum as seen from the heard pitch, read by a small perceptron.
+
+    BatchNorm without scale keeps all D values alive and of one size, which the hinges need.
+    """
+
+    def __init__(self, g: Geometry, hidden: int) -> None:
+        super().__init__()
+        width = STYLE_BELOW + 1 + STYLE_ABOVE
+        self.register_buffer("offsets", torch.arange(width), persistent=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(),
+            nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU(),
+            nn.Linear(hidden, g.style_dim),
+            nn.BatchNorm1d(g.style_dim, affine=False, momentum=0.02))
+
+    def forward(self, spectrum: Tensor, position: Tensor) -> Tensor:
+        """(B, F) spectra and (B,) argmax positions to z_s (B, D)."""
+        right = self.offsets.shape[0] + position.shape[-1]  # enough zeros above for any position
+        padded = functional.pad(spectrum, (STYLE_BELOW, min(right, STYLE_ABOVE + 1)))
+        index = position[:, None] + self.get_buffer("offsets")
+        style: Tensor = self.mlp(padded.gather(1, index.clamp_max(padded.shape[1] - 1)))
+        return style
+
+
+class ShiftDecoder(nn.Module):
+    """Source and filter: a template moved to the pitch, and a formant that stays put."""
+
+    def __init__(self, g: Geometry, hidden: int) -> None:
+        super().__init__()
+        n_offsets = g.n_positions - 1 + g.n_bins
+        own = torch.exp(-0.5 * ((torch.arange(n_offsets) - g.n_positions + 1) / 1.5).square())
+        self.template = nn.Parameter(0.02 * torch.randn(n_offsets) + own)
+        self.bias = nn.Parameter(torch.tensor(-1.0))
+        self.template_of_style = _perceptron(g.style_dim, hidden, n_offsets)
+        self.formant_of_style = _perceptron(g.style_dim, hidden, g.n_bins)
+        bins, positions = torch.arange(g.n_bins), torch.arange(g.n_positions)
+        # bin - position >= 1 - P: where the template is read for a position's share of a bin
+        self.register_buffer("index", bins - positions[:, None] + g.n_positions - 1,
+                             persistent=False)  # (P, F)
+
+    def forward(self, z_q: Tensor, style: Tensor) -> Tensor:
+        """(B, N, P) contents in (B, D) styles to spectra (B, N, F)."""
+        template = self.template + self.template_of_style(style)  # (B, offsets)
+        moved = template[:, self.get_buffer("index")]  # (B, P, F)
+        formant = self.formant_of_style(style)[:, None]
+        return torch.sigmoid(torch.bmm(z_q, moved) + formant + self.bias)
+
+
+def _perceptron(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, hidden), nn.LayerNorm(hidden), nn.GELU(),
+                         nn.Linear(hidden, n_out))
