@@ -1,13 +1,13 @@
-"""How late and how right are live notes? Runs `live` from file to file over recordings with known notes.
+"""How late and how right are live notes? `live` from file to file over recordings with known notes.
 
     python benchmarks/live_latency.py [FOLDER] [--rate 48000] [--block 128] [--json OUT.json]
 
 FOLDER holds a manifest.json: a list of {"id", "file", "notes"} whose notes file is a list of
-[onset_s, offset_s, midi]. Each clip goes through `realtime.session.run_live` with `--midi`; the .mid
-that a player would have recorded is then read and compared:
+[onset_s, offset_s, midi]. Each clip goes through `realtime.session.run_live` with `--midi`; the
+.mid that a player would have recorded is then read and compared:
 
-- a note-on is right if it has a true note's pitch (within 0.6 semitones) and comes from 50 ms before
-  its onset until the note ends, at most 0.5 s later; each true note takes one, the first;
+- a note-on is right if it has a true note's pitch (within 0.6 semitones) and comes from 50 ms
+  before its onset until the note ends, at most 0.5 s later; each true note takes the first;
 - its latency is note-on minus true onset; A3 is MIDI 57;
 - all other note-ons are stray (wrong pitch, repeated, or in silence);
 - RTF is the time spent in `Engine.process`, on one core, over the duration of the sound.

@@ -1,1 +1,1 @@
-"""Playing live: devices, ports and the session around the engine. Imports v3audio, never training."""
+"""Playing live: devices, ports and the session around the engine. Never imports training."""

@@ -21,4 +21,8 @@ def list_midi_outputs() -> list[str]:
     try:
         return [str(name) for name in rtmidi.MidiOut().get_ports()]
     except rtmidi.RtMidiError as e:  # such as a container without /dev/snd/seq
-        raise DeviceError(f"the system's MIDI service does not answer ({e})") from e
+        reason = str(e).split(":")[-1].strip().rstrip(".")
+        raise DeviceError(
+            f"the system's MIDI service does not answer ({reason}); "
+            "on Linux, load its sequencer: sudo modprobe snd-seq"
+        ) from e

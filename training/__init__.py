@@ -1,1 +1,1 @@
-"""Training sound, training and measuring: everything that makes a model. Imports v3audio, never realtime."""
+"""Training sound, training and measuring: what makes a model. Imports v3audio, never realtime."""

@@ -56,8 +56,9 @@ def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:
-        raise ConfigError(f"{found[-1]}: made with other settings ({str(e).splitlines()[-1].strip()}"
-                          "); use another run.out, or start without --resume") from e
+        reason = str(e).splitlines()[-1].strip()
+        raise ConfigError(f"{found[-1]}: made with other settings ({reason}); "
+                          "use another run.out, or start without --resume") from e
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optim."):

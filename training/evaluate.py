@@ -118,7 +118,8 @@ def evaluate(model_folder: Path, recipe_path: Path | None, out: Path,
 
 def _report(name: str, results: dict[str, Any]) -> str:
     noisy, clean = results["noisy"], results["clean"]
-    rows = [f"# {name} on melodies it never heard", "", "| | noisy rooms | clean |", "|---|---|---|"]
+    rows = [f"# {name} on melodies it never heard", "",
+            "| | noisy rooms | clean |", "|---|---|---|"]
     for key in ("stable_right", "all_right", "octave_share", "style_retrieval",
                 "style_retrieval_other_clips", "pitch_r2_from_style", "never_right"):
         rows.append(f"| {key.replace('_', ' ')} | {noisy[key]} | {clean[key]} |")

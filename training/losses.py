@@ -28,6 +28,7 @@ class LossConfig:
     fragment: float = 0.0
     clip: float = 0.0
     decorrelation: float = 0.1
+    template: float = 0.03  # what styles add to the decoder's common template
     content_relativity: float = 4.0
     style_relativity: float = 2.0
     cross_relativity: float = 4.0

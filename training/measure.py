@@ -54,7 +54,7 @@ def encode_labelled(model: V3Model, folder: Path, hop: int, *, clean: bool = Fal
 
     Args:
         model: a trained encoder.
-        folder: from `data melodies`, or a folder of single notes with a manifest (see `label_clips`).
+        folder: clips with notes beside them, as `data melodies` makes them.
         hop: samples between frames.
         clean: listen to the clean renders instead of the noisy ones.
         limit: at most this many clips.

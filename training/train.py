@@ -33,6 +33,7 @@ from v3audio.features import Views
 from v3audio.model import ModelConfig, V3Model
 
 LOG_EVERY = 20  # steps
+EQUALISER_WAVES = 5  # cosines over the log-frequency axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class DataConfig:
     validation_clips: int = 16  # never trained on; they choose among seeds
     clips: int = 16  # B
     frames: int = 64  # N, random frames of each clip
+    equaliser_db: float = 2.5  # spread of a smooth random filter on what is heard only
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def train_seed(recipe: Recipe, seed: int, resume: bool = False, threads: int = 1
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe.optim, step, recipe.run.steps)
         views, target = draw_batch(table, trained, d.clips, d.frames, generator)
+        views = equalise(views, d.clips, d.equaliser_db, generator)
         terms = train_step(model, optimizer, _to(views, recipe), target.to(recipe.run.device),
                            recipe, generator)
         done = step + 1
@@ -242,6 +245,28 @@ def draw_batch(table: FrameTable, clips: list[int], n_clips: int, n_frames: int,
     return Views(taken[:, 0], taken[:, 1], taken[:, 2]), taken[:, 3].unflatten(0, (-1, n_frames))
 
 
+def equalise(views: Views, n_clips: int, spread_db: float, generator: torch.Generator) -> Views:
+    """One smooth random filter per clip over the spectra (B * N, F); periodicity stays.
+
+    The decoder is still asked for the unfiltered future, so a pitch must not hang on how strong
+    its fundamental is: small speakers, distant microphones and bright reeds all lack it.
+    """
+    if spread_db <= 0:
+        return views
+    n_bins = views.long.shape[-1]
+    place = torch.arange(n_bins) / n_bins
+    waves = torch.cos(math.pi * torch.arange(1, EQUALISER_WAVES + 1)[:, None] * place)
+    size = spread_db / torch.arange(1, EQUALISER_WAVES + 1).sqrt()
+    gain_db = (torch.randn(n_clips, EQUALISER_WAVES, generator=generator) * size) @ waves
+    gain = (10 ** (gain_db / 20)).repeat_interleave(views.long.shape[0] // n_clips, 0)
+    filtered = []
+    for view in (views.long, views.short):
+        magnitude = torch.expm1(view * math.log(101)) * gain  # undoes features._compress
+        magnitude = magnitude / magnitude.amax(1, keepdim=True).clamp_min(1e-7)
+        filtered.append(torch.log1p(100 * magnitude) / math.log(101))
+    return Views(filtered[0], filtered[1], views.lag)
+
+
 def train_step(model: V3Model, optimizer: torch.optim.Optimizer, views: Views, target: Tensor,
                recipe: Recipe, generator: torch.Generator) -> dict[str, float]:
     """One step of gradient and codebook; the value of every term."""
@@ -256,7 +281,7 @@ def train_step(model: V3Model, optimizer: torch.optim.Optimizer, views: Views, t
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
     optimizer.step()
     model.codebook.update(content, codes, generator)
-    return {k: float(v) for k, v in terms.items()} | {"total": float(loss)}
+    return {k: v.item() for k, v in terms.items()} | {"total": loss.item()}
 
 
 def forward_terms(model: V3Model, views: Views, target: Tensor,
@@ -272,9 +297,10 @@ def forward_terms(model: V3Model, views: Views, target: Tensor,
                                  (encoded.content, quantized.z_q, encoded.style))
     rebuilt = model.decode(content_q, style.mean(1))
     terms = {
-        "reconstruction": (rebuilt - target).square().mean(),
+        "reconstruction": (rebuilt.spectrum - target).square().mean(),
         "commitment": quantized.commitment,
         "decorrelation": decorrelation(style),
+        "template": rebuilt.added.square().mean(),
     } | v3_terms(content, content_q, style, config)
     return terms, encoded.content.detach(), quantized.codes
 

@@ -62,7 +62,8 @@ class Bundle:
         try:
             model = V3Model(from_table(ModelConfig, self.config))
         except ConfigError as e:
-            raise BundleError(f"{self.folder / META}: {e}; it may be from another version") from None
+            raise BundleError(f"{self.folder / META}: {e}; "
+                              "it may be from another version") from None
         _fill(model, self.folder / WEIGHTS, self.checksum)
         return model.eval()
 
@@ -114,7 +115,8 @@ def find_model(name_or_folder: str | Path | None = None) -> Path:
     if Path(wanted).exists():
         raise BundleError(f"{wanted}: is no model (a folder with {META} and {WEIGHTS})")
     known = sorted(p.parent.name for root in roots for p in root.glob(f"*/{META}"))
-    raise BundleError(f"no model '{wanted}'{did_you_mean(wanted, known)} (known: {', '.join(known)})")
+    raise BundleError(f"no model '{wanted}'{did_you_mean(wanted, known)} "
+                      f"(known: {', '.join(known)})")
 
 
 def load_bundle(name_or_folder: str | Path | None = None) -> Bundle:
@@ -201,8 +203,8 @@ def _fill(module: nn.Module, path: Path, checksum: str) -> None:
     except OSError as e:
         raise BundleError(f"{path}: cannot be read ({e.strerror}); copy the model again") from None
     if hashlib.sha256(blob).hexdigest() != checksum:
-        raise BundleError(f"{path}: does not match its checksum in {META}; it is damaged or belongs "
-                          "to another model; copy the model again")
+        raise BundleError(f"{path}: does not match its checksum in {META}; it is damaged or "
+                          "belongs to another model; copy the model again")
     try:
         module.load_state_dict(load(blob), strict=True)
     except (SafetensorError, RuntimeError) as e:

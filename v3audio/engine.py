@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from v3audio import timbres
 from v3audio.bundle import load_bundle
@@ -98,6 +100,10 @@ class VoiceConfig:
         follow_semitones: heard pitch within this of the tracker's note is played as heard (vibrato
             and bends pass); outside it (an octave slip, a glide before the tracker has moved on)
             the last deviation is held.
+        full_step_db: a change of level this large acts at once; a smaller one, such as the ripple
+            of a low note's periods within 20 ms, in part.
+        full_step_semitones: the same for the pitch of a sounding note, which a bow roughens.
+        least_step: the part of the smallest changes that each frame follows.
     """
 
     gate_db: float = -50.0
@@ -106,6 +112,9 @@ class VoiceConfig:
     agree_semitones: float = 0.3
     attack_db: float = 6.0
     follow_semitones: float = 0.8
+    full_step_db: float = 3.0
+    full_step_semitones: float = 0.4
+    least_step: float = 0.3
 
 
 class Voice:
@@ -129,6 +138,7 @@ class Voice:
         self._note: int | None = None  # the tracker's
         self._deviation = 0.0  # semitones from it
         self._pitch: float | None = None  # what sounds; None: nothing
+        self._level_db: float | None = None  # of what sounds
         self._guess: float | None = None  # sure pitch of the frame before
         self._floor_db = SILENT_DB  # lowest level since the last note-off
         self._age_s = 0.0
@@ -156,7 +166,7 @@ class Voice:
         if self._note is not None:
             deviation = frame.pitch_midi - self._note
             if abs(deviation) <= c.follow_semitones:
-                self._deviation = deviation
+                self._deviation = self._towards(self._deviation, deviation, c.full_step_semitones)
             self._pitch = self._note + self._deviation
         elif ended or not self._open or heard is None:
             self._pitch = None
@@ -165,8 +175,18 @@ class Voice:
         elif before is not None and abs(heard - before) <= c.agree_semitones and attack:
             self._pitch, self._age_s = heard, 0.0
         if self._pitch is None or not self._open:
+            self._level_db = None
             return None
-        return Played(self._pitch, min(frame.level_db, 0.0), self._age_s)
+        level_db = min(frame.level_db, 0.0)
+        if self._level_db is not None:
+            level_db = self._towards(self._level_db, level_db, c.full_step_db)
+        self._level_db = level_db
+        return Played(self._pitch, level_db, self._age_s)
+
+    def _towards(self, old: float, new: float, full_step: float) -> float:
+        """Follow a change: at once where it is large, by degrees where it is slight."""
+        change = new - old
+        return old + change * min(max(abs(change) / full_step, self.config.least_step), 1.0)
 
 
 class Engine:
@@ -411,6 +431,10 @@ class Engine:
 
     def _advance(self) -> list[NoteEvent]:
         """Hear frame k at input sample e_k and render [e_k, e_(k+1))."""
+        with _blas().limit(limits=1):
+            return self._hear_and_render()
+
+    def _hear_and_render(self) -> list[NoteEvent]:
         y, self._resampler_state = self._resampler.step(
             self._pending[: self._stop - self._start], self._resampler_state
         )
@@ -481,6 +505,16 @@ def _foreign(timbre: Timbre, model: str) -> TimbreError:
         f"timbre '{timbre.name}' was made for model '{timbre.model}', not for '{model}'; "
         "capture it again with this model (v3audio capture NAME FILE)"
     )
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The matrix libraries' threads.
+
+    Live frames want one: their products are so small that sharing one takes longer than doing it,
+    and on a busy machine a hundred times longer.
+    """
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _octaves_into_range(pitch_midi: float) -> int:

@@ -5,6 +5,7 @@ Letters in shapes: B frames, F bins (`Geometry.n_bins`), T samples of a window.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ class FrontEnd(nn.Module):
         while edges[-1] < lags.max():
             edges.append(size)
             size = min(size * 2, math.ceil(lags.max()) + 1.0) if size < lags.max() else size
-        for index, (short, long) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for index, (short, long) in enumerate(itertools.pairwise(edges)):
             own = lags[(lags > short) & (lags <= long)]
             window = max(MIN_CORRELATION_SAMPLES, math.ceil(own.max()))
             reach = math.ceil(own.max()) + SINC_TAPS

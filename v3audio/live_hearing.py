@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from v3audio.features import SILENCE_POWER
 from v3audio.hearing import (
@@ -26,12 +27,13 @@ from v3audio.hearing import (
     PEAK_BINS,
     Hearing,
 )
-from v3audio.model import KERNEL_ABOVE, KERNEL_BELOW
+from v3audio.model import KERNEL_ABOVE, KERNEL_BELOW, ContentHead
 from v3audio.notes import FrameNotes
 
 FloatArray = NDArray[np.float32]
 
 _LOG_101 = math.log(101)
+_ROOT_HALF = np.float32(math.sqrt(0.5))
 
 
 class LiveHearing:
@@ -203,6 +205,7 @@ class _ContentHead:
         strided = sliding_window_view(self._seen, width, axis=1)[:, :: self._stride]
         self._strided = strided.transpose(1, 0, 2)  # (rows, C, width)
         self._gathered = np.empty((n_rows, len(kernel), width), np.float32)
+        self._partials = head.partials and _Partials(head, n_bins, len(convolutions))
 
     def __call__(self, views: FloatArray) -> FloatArray:
         """Position probabilities (P,) of views (3, F)."""
@@ -215,12 +218,43 @@ class _ContentHead:
         self._inside[:] = seen.transpose(0, 2, 1).reshape(n_views * n_channels, n_bins)
         np.copyto(self._gathered, self._strided)
         score = (self._gathered.reshape(len(self._gathered), -1) @ self._small).ravel()
+        if self._partials is not None:
+            score += self._partials(views)
         score -= score.mean()
         deviation = math.sqrt(float(score @ score) / (len(score) - 1))
         score *= self._gain / np.float32(deviation + 1e-5)
         score -= score.max()
         np.exp(score, out=score)
         score /= score.sum()
+        return score
+
+
+class _Partials:
+    """`ContentHead._weigh_partials` of one frame."""
+
+    def __init__(self, head: ContentHead, n_bins: int, n_views: int) -> None:
+        assert head.partials is not None
+        entry, _, last = head.partials
+        self._entry, self._bias = np.ascontiguousarray(_array(entry.weight).T), _array(entry.bias)
+        self._last, self._last_bias = _array(last.weight)[0], np.float32(_array(last.bias)[0])
+        below, above = head._pad
+        padded = np.zeros((n_views, below + n_bins + above), np.float32)
+        self._near = padded[:, below : below + n_bins]
+        self._padded = padded.ravel()
+        places = head.get_buffer("places").cpu().numpy().reshape(len(head.get_buffer("blur")), -1)
+        rows = np.arange(n_views)[:, None] * padded.shape[1]
+        self._places = (places[:, None, :] + rows).reshape(len(places), -1)  # (P, views * partials)
+
+    def __call__(self, views: FloatArray) -> FloatArray:
+        """Score (P,) of views (3, F)."""
+        near = self._near
+        near[:] = views
+        np.maximum(near[:, 1:], views[:, :-1], out=near[:, 1:])
+        np.maximum(near[:, :-1], views[:, 1:], out=near[:, :-1])
+        hidden = self._padded.take(self._places) @ self._entry
+        hidden += self._bias
+        hidden *= np.float32(0.5) + np.float32(0.5) * erf(hidden * _ROOT_HALF)  # GELU
+        score: FloatArray = hidden @ self._last + self._last_bias
         return score
 
 

@@ -29,6 +29,7 @@ KERNEL_ABOVE = 199  # and above: five and a half octaves of harmonics
 STYLE_BELOW, STYLE_ABOVE = 60, 263  # the aligned spectrum that style is read from
 # Where a candidate's partials lie, in bins: sub-octaves, octaves, and harmonics 1 to 10.
 PARTIAL_BINS = (-72, -57, -36, -21, 0, 36, 57, 72, 84, 93, 101, 108, 114, 120)
+ADDED_FROM_BINS = 4  # a style's template starts this far below the pitch: the foot of its peak
 CONTENT_BLUR_BINS = 1.0  # near pitches have near z_c
 
 
@@ -51,6 +52,13 @@ class Encoded(NamedTuple):
     position: Tensor  # (..., P) probability of each candidate pitch
     content: Tensor  # (..., P) z_c: `position` blurred, unit norm
     style: Tensor  # (..., D) z_s, about N(0, 1) over the training frames
+
+
+class Decoded(NamedTuple):
+    """A rebuilt spectrum, and what its style added to the common template."""
+
+    spectrum: Tensor  # (B, N, F) in 0..1
+    added: Tensor  # (B, offsets) logits
 
 
 class V3Model(nn.Module):
@@ -76,10 +84,10 @@ class V3Model(nn.Module):
         quantized: Quantized = self.codebook(content)
         return quantized
 
-    def decode(self, z_q: Tensor, style: Tensor) -> Tensor:
-        """Spectra (B, N, F) in 0..1 of contents (B, N, P) in one style (B, D) per clip."""
-        spectra: Tensor = self.decoder(z_q, style)
-        return spectra
+    def decode(self, z_q: Tensor, style: Tensor) -> Decoded:
+        """Spectra of contents (B, N, P) in one style (B, D) per clip."""
+        decoded: Decoded = self.decoder(z_q, style)
+        return decoded
 
 
 class ContentHead(nn.Module):
@@ -93,15 +101,16 @@ class ContentHead(nn.Module):
         super().__init__()
         n_views, taps = len(Views._fields), KERNEL_BELOW + 1 + KERNEL_ABOVE
         # each view has its own detector of peaks and its own kernel
-        self.peaks = nn.ModuleList(nn.Conv1d(1, channels, 15, padding=7) for _ in range(n_views))
+        peaks = [nn.Conv1d(1, channels, 15, padding=7) for _ in range(n_views)]
         # It starts as "a pitch is near its own bin"; a kernel that settled elsewhere would hear as
         # well, but push one end of the range off the axis.
-        own = torch.exp(-0.5 * ((torch.arange(taps) - KERNEL_BELOW) / 1.5).square())
-        self.kernel = nn.Parameter(0.02 * torch.randn(n_views * channels, taps) + 0.1 * own)
-        for peaks in self.peaks:
-            nn.init.normal_(peaks.weight, std=0.1)
+        bumps = _harmonic_bumps(torch.arange(taps) - KERNEL_BELOW, 12 * g.bins_per_semitone)
+        self.kernel = nn.Parameter(0.02 * torch.randn(n_views * channels, taps) + 0.1 * bumps)
+        for conv in peaks:
+            nn.init.normal_(conv.weight, std=0.1)
             with torch.no_grad():
-                peaks.weight[:, :, 7] += 0.3
+                conv.weight[:, :, 7] += 0.3
+        self.peaks = nn.ModuleList(peaks)
         self.log_gain = nn.Parameter(torch.tensor(math.log(3.0) / 5))
         tap = torch.arange(g.n_bins)[:, None] - torch.arange(g.n_positions) + KERNEL_BELOW
         self.register_buffer("tap", tap.clamp(0, taps - 1), persistent=False)  # (F, P)
@@ -135,8 +144,9 @@ class ContentHead(nn.Module):
         assert self.partials is not None
         near = functional.max_pool1d(torch.stack(views, 1), 3, 1, 1)  # a detuned partial counts
         padded = functional.pad(near, self._pad)
-        at = padded[..., self.get_buffer("places")].unflatten(-1, (-1, len(PARTIAL_BINS)))
-        weighed: Tensor = self.partials(at.transpose(1, 2).flatten(2))[..., 0]  # (B, P)
+        at = padded[..., self.get_buffer("places")]  # (B, views, P * partials)
+        at = at.reshape(*at.shape[:2], -1, len(PARTIAL_BINS)).transpose(1, 2).flatten(2)
+        weighed: Tensor = self.partials(at)[..., 0]  # (B, P)
         return weighed
 
     def gain(self) -> Tensor:
@@ -180,37 +190,52 @@ class StyleHead(nn.Module):
 
     def forward(self, spectrum: Tensor, position: Tensor) -> Tensor:
         """(B, F) spectra and (B,) argmax positions to z_s (B, D)."""
-        right = self.offsets.shape[0] + position.shape[-1]  # enough zeros above for any position
-        padded = functional.pad(spectrum, (STYLE_BELOW, min(right, STYLE_ABOVE + 1)))
+        padded = functional.pad(spectrum, (STYLE_BELOW, STYLE_ABOVE + 1))
         index = position[:, None] + self.get_buffer("offsets")
         style: Tensor = self.mlp(padded.gather(1, index.clamp_max(padded.shape[1] - 1)))
         return style
 
 
 class ShiftDecoder(nn.Module):
-    """Source and filter: a template moved to the pitch, and a formant that stays put."""
+    """Source and filter: a template moved to the pitch, and a formant that stays put.
+
+    The template is one for all styles plus what a style adds to it, and a style can add only at
+    and above the pitch: no instrument has partials below it. Without that, an instrument can be
+    heard at an overtone and still be rebuilt, by a template that reaches down; nothing in V3's
+    constraints forbids it. What is added is charged a little (`training.losses`, `template`).
+    """
 
     def __init__(self, g: Geometry, hidden: int) -> None:
         super().__init__()
         n_offsets = g.n_positions - 1 + g.n_bins
-        own = torch.exp(-0.5 * ((torch.arange(n_offsets) - g.n_positions + 1) / 1.5).square())
-        self.template = nn.Parameter(0.02 * torch.randn(n_offsets) + own)
+        octave = 12 * g.bins_per_semitone
+        offset = torch.arange(n_offsets) - (g.n_positions - 1)
+        self.template = nn.Parameter(2 * _harmonic_bumps(offset, octave) - 1)
         self.bias = nn.Parameter(torch.tensor(-1.0))
-        self.template_of_style = _perceptron(g.style_dim, hidden, n_offsets)
+        self.below = g.n_positions - 1 - ADDED_FROM_BINS  # offsets out of a style's reach
+        self.template_of_style = _perceptron(g.style_dim, hidden, n_offsets - self.below, False)
         self.formant_of_style = _perceptron(g.style_dim, hidden, g.n_bins)
         bins, positions = torch.arange(g.n_bins), torch.arange(g.n_positions)
         # bin - position >= 1 - P: where the template is read for a position's share of a bin
         self.register_buffer("index", bins - positions[:, None] + g.n_positions - 1,
                              persistent=False)  # (P, F)
 
-    def forward(self, z_q: Tensor, style: Tensor) -> Tensor:
+    def forward(self, z_q: Tensor, style: Tensor) -> Decoded:
         """(B, N, P) contents in (B, D) styles to spectra (B, N, F)."""
-        template = self.template + self.template_of_style(style)  # (B, offsets)
+        added = self.template_of_style(style)  # (B, offsets)
+        template = self.template + functional.pad(added, (self.below, 0))
         moved = template[:, self.get_buffer("index")]  # (B, P, F)
         formant = self.formant_of_style(style)[:, None]
-        return torch.sigmoid(torch.bmm(z_q, moved) + formant + self.bias)
+        return Decoded(torch.sigmoid(torch.bmm(z_q, moved) + formant + self.bias), added)
 
 
-def _perceptron(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
+def _harmonic_bumps(offset: Tensor, octave_bins: int) -> Tensor:
+    """Where a start looks for harmonics: bumps at 1, 2, ... times a pitch, falling as 1/sqrt(k)."""
+    k = torch.arange(1, 17)
+    apart = offset - octave_bins * torch.log2(k)[:, None]
+    return (torch.exp(-0.5 * (apart / 1.5).square()) / k.sqrt()[:, None]).sum(0)
+
+
+def _perceptron(n_in: int, hidden: int, n_out: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, hidden), nn.LayerNorm(hidden), nn.GELU(),
-                         nn.Linear(hidden, n_out))
+                         nn.Linear(hidden, n_out, bias))

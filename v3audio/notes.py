@@ -470,7 +470,7 @@ def decode_notes(
         return max(1, round(ms / (1000.0 * hop_s)))
 
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
-    gate_db = _file_gate(level, c)
+    gate_db = file_gate_db(level, c)
     path = _note_path(
         heard, pitch, 0.5 * (periodicity + confidence), held - gate_db, excess, hop_s, c
     )
@@ -498,12 +498,15 @@ def _max_ahead(x: FloatArray, n: int) -> FloatArray:
     return _max_back(x[::-1], n)[::-1]
 
 
-def _file_gate(level: FloatArray, c: TrackerConfig) -> float:
+def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:
     """Level below which this recording is silent, from its own loud and quiet frames, dBFS."""
     quiet, loud = np.percentile(level, [8.0, 95.0])
     # A recording without rests has no quiet frames: then "quiet" would be the music itself.
     noise = min(quiet, loud - 35.0)
     return float(max(c.file_gate_db, noise + c.noise_margin_db, loud - c.file_range_db))
+
+
+_file_gate = file_gate_db  # the name v3audio.api knew it by
 
 
 def _note_path(

@@ -393,9 +393,24 @@ def test_unsure_sound_is_not_played() -> None:
 
 def test_pitch_follows_vibrato_and_holds_over_an_octave_slip() -> None:
     v = voice()
-    v.step(HEARD, [note_on(60)])
-    played = [v.step(HEARD._replace(pitch_midi=p), []) for p in (60.5, 59.6, 72.0, 48.0, 60.1)]
-    assert [p and p.pitch_midi for p in played] == pytest.approx([60.5, 59.6, 59.6, 59.6, 60.1])
+    v.step(HEARD, [note_on(60, 20.0)])
+    played = [v.step(HEARD._replace(pitch_midi=p), []) for p in (60.6, 59.6, 72.0, 48.0, 60.1)]
+    assert [p and p.pitch_midi for p in played] == pytest.approx([60.6, 59.6, 59.6, 59.6, 60.1])
+
+
+def test_slight_ripples_are_smoothed_and_large_changes_act_at_once() -> None:
+    v = voice()
+    v.step(HEARD, [note_on(60, 20.0)])
+    sign = np.resize([1.0, -1.0], 100)
+    ripple = [
+        v.step(HEARD._replace(level_db=-20 + s / 2, pitch_midi=60.2 + s / 20), []) for s in sign
+    ]
+    assert np.ptp([p.level_db for p in ripple[50:] if p]) < 0.3
+    assert np.ptp([p.pitch_midi for p in ripple[50:] if p]) < 0.03
+    jump = v.step(HEARD._replace(level_db=-10.0, pitch_midi=60.7), [])
+    assert jump is not None
+    assert jump.level_db == pytest.approx(-10.0)
+    assert jump.pitch_midi == pytest.approx(60.7)
 
 
 def test_a_new_note_starts_its_age_anew() -> None:

@@ -1,4 +1,4 @@
-"""The front end: what shifts with pitch, what ignores level, and the lag view against its formula."""
+"""The front end: what shifts with pitch, what ignores level, the lag view and its formula."""
 
 import numpy as np
 import pytest

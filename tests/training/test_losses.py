@@ -98,9 +98,9 @@ def test_equal_embeddings_have_a_finite_gradient():
 def test_total_refuses_a_lost_or_unknown_term():
     config = LossConfig()
     names = ["reconstruction", "commitment", "content", "style", "fragment", "clip",
-             "decorrelation"]
+             "decorrelation", "template"]
     terms = {n: torch.tensor(float(i + 1)) for i, n in enumerate(names)}
-    weights = [10.0, 0.1, 1.0, 1.0, 0.0, 0.0, 0.1]
+    weights = [10.0, 0.1, 1.0, 1.0, 0.0, 0.0, 0.1, 0.03]
     expected = sum(w * (i + 1) for i, w in enumerate(weights))
     assert float(losses.total_loss(terms, config)) == pytest.approx(expected)
     del terms["style"]
