@@ -25,8 +25,7 @@ from v3audio.engine import Engine, pick_device
 from v3audio.errors import AudioFileError, ConfigError, TimbreError
 from v3audio.geometry import Geometry
 from v3audio.hearing import Heard
-from v3audio.notes import Note, TrackerConfig, decode_notes
-from v3audio.notes import _file_gate as file_gate_db
+from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
 from v3audio.paths import atomic_write
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
 from v3audio.timbres import Timbre, check_name

@@ -30,6 +30,7 @@ STYLE_BELOW, STYLE_ABOVE = 60, 263  # the aligned spectrum that style is read fr
 # Where a candidate's partials lie, in bins: sub-octaves, octaves, and harmonics 1 to 10.
 PARTIAL_BINS = (-72, -57, -36, -21, 0, 36, 57, 72, 84, 93, 101, 108, 114, 120)
 ADDED_FROM_BINS = 4  # a style's template starts this far below the pitch: the foot of its peak
+CODE_REACH_BINS = 5  # an atom is one bump this wide on each side
 CONTENT_BLUR_BINS = 1.0  # near pitches have near z_c
 
 
@@ -70,8 +71,9 @@ class V3Model(nn.Module):
         self.config = config
         self.content_head = ContentHead(g, config.channels, config.partial_hidden)
         self.style_head = StyleHead(g, config.hidden)
+        # An atom with two peaks would let content say how strong an overtone is, which is style.
         self.codebook = Codebook(config.codebook_size, g.n_positions, config.codebook_decay,
-                                 config.dead_below)
+                                 config.dead_below, CODE_REACH_BINS)
         self.decoder = ShiftDecoder(g, config.hidden)
 
     def encode(self, views: Views) -> Encoded:

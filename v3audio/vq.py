@@ -28,9 +28,21 @@ class Codebook(nn.Module):
     total: Tensor
     started: Tensor
 
-    def __init__(self, size: int, dim: int, decay: float = 0.98, dead_below: float = 1.0) -> None:
+    def __init__(self, size: int, dim: int, decay: float = 0.98, dead_below: float = 1.0,
+                 peak_reach: int | None = None) -> None:
+        """Make an empty codebook; `start` places its atoms.
+
+        Args:
+            size: K.
+            dim: D.
+            decay: of the moving averages, per update.
+            dead_below: moving count under which an atom is replaced.
+            peak_reach: where D is an ordered axis, atoms keep only this many values on each side
+                of their largest: one code, one place. None: any atom.
+        """
         super().__init__()
         self.size, self.decay, self.dead_below = size, decay, dead_below
+        self.peak_reach = peak_reach
         self.register_buffer("atoms", torch.zeros(size, dim))
         self.register_buffer("count", torch.ones(size))
         self.register_buffer("total", torch.zeros(size, dim))
@@ -55,7 +67,7 @@ class Codebook(nn.Module):
         self.count.mul_(self.decay).add_(used, alpha=1 - self.decay)
         sums = torch.zeros_like(self.total).index_add_(0, codes, z)
         self.total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        self.atoms.copy_(self.total / self.count.clamp_min(1e-5)[:, None])
+        self.atoms.copy_(self._peaks(self.total / self.count.clamp_min(1e-5)[:, None]))
         dead = (self.count < self.dead_below).nonzero().flatten()
         if len(dead):
             fresh = z[torch.randint(len(z), (len(dead),), generator=generator)]
@@ -83,6 +95,14 @@ class Codebook(nn.Module):
 
     def _place(self, index: Tensor, atoms: Tensor, weight: float) -> None:
         """Put atoms down with the count that an even use of the batch would give them."""
-        self.atoms[index] = atoms
+        self.atoms[index] = self._peaks(atoms)
         self.count[index] = weight
         self.total[index] = atoms * weight
+
+    def _peaks(self, atoms: Tensor) -> Tensor:
+        """(n, D) atoms without what lies away from their largest value."""
+        if self.peak_reach is None:
+            return atoms
+        place = torch.arange(atoms.shape[-1], device=atoms.device)
+        away = (place - atoms.argmax(-1, keepdim=True)).abs() > self.peak_reach
+        return torch.nn.functional.normalize(atoms.masked_fill(away, 0.0), dim=-1)

@@ -312,7 +312,7 @@ def test_however_loud_the_input_the_output_stays_below_full_scale(amplitude: flo
     assert 0.9 < np.abs(wet).max() <= 1.0
 
 
-@pytest.mark.parametrize("rate", [16000, 22050, 32000, 88200, 96000, 192000])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 32000, 96000, 192000])
 def test_runs_at_every_rate(rate: int) -> None:
     out, events = run(engine(rate), melody(rate), 333)
     assert len(out) == len(melody(rate))
