@@ -21,6 +21,7 @@ from v3audio.model import V3Model
 
 HOP = 160  # samples between calibration frames
 OFFSET_VOTES = 3  # what the global offset counts for, in labelled frames
+CENTRED_SEMITONES = 0.35  # a frame votes when its pitch is this near its note
 OUTLIER_SEMITONES = 0.7  # from the common offset; farther is an error, not intonation
 
 
@@ -54,7 +55,9 @@ def name_codes(frames: LabelledFrames, model: V3Model) -> tuple[CodeMap, Calibra
     places = g.midi_low + atoms.argmax(1) / g.bins_per_semitone + offset  # (K,)
     guess = np.clip(np.round(places), 0, 127).astype(int)
     votes = np.zeros((len(atoms), 128))
-    np.add.at(votes, (frames.code[rows], frames.note[rows]), 1)
+    # a bent or detuned frame says little about where one note ends and the next begins
+    centred = rows[np.abs(frames.true_midi[rows] - frames.note[rows]) <= CENTRED_SEMITONES]
+    np.add.at(votes, (frames.code[centred], frames.note[centred]), 1)
     votes[np.arange(len(atoms)), guess] += OFFSET_VOTES
     code_to_note = votes.argmax(1)
     named = code_to_note[frames.code[rows]]

@@ -60,6 +60,18 @@ def find_clips(folder: Path) -> list[Clip]:
     return clips
 
 
+def describe(folder: Path) -> str:
+    """What a folder of clips is, in words that mean something elsewhere."""
+    clips = find_clips(folder)
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return f"{len(clips)} recordings"
+    meta = json.loads(manifest.read_text())
+    fonts = sorted({Path(kept["soundfont"]).name for kept in meta["kept"]})
+    return (f"{len(clips)} melodies of {meta['settings']['clip_s']:g} s, seed "
+            f"{meta['settings']['seed']}, rendered from {', '.join(fonts)} and synthetic voices")
+
+
 def read_clip(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """A file as mono float32 at the analysis rate."""
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)

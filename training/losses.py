@@ -22,7 +22,7 @@ class LossConfig:
     """Weight of every term, and how many times more variable is variable enough (r)."""
 
     reconstruction: float = 10.0
-    commitment: float = 0.5
+    commitment: float = 1.0
     content: float = 1.0
     style: float = 1.0
     fragment: float = 0.0

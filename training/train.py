@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
-from training.dataset import FrameTable, build_table
+from training.dataset import FrameTable, build_table, describe
 from training.losses import LossConfig, decorrelation, total_loss, v3_terms
 from v3audio.bundle import save_model
 from v3audio.config import from_table, load_toml, to_table, to_toml
@@ -134,9 +134,11 @@ def export(recipe: Recipe, result: dict[str, Any], summary: dict[str, Any]) -> P
     optimizer = torch.optim.AdamW(model.parameters())
     checkpoint.load_latest(recipe.run.out / f"seed_{result['seed']}", model, optimizer,
                            torch.Generator())
-    made_by = {"v3audio": version("v3audio"), "recipe": to_table(recipe), "seed": result["seed"],
-               "data": str(recipe.data.folder), "train_wall_s": summary["wall_s"],
-               "train_cpu_s": result["cpu_s"]}
+    table = to_table(recipe)
+    made_by = {"v3audio": version("v3audio"), "seed": result["seed"],
+               "recipe": {name: table[name] for name in ("data", "loss", "optim")},
+               "steps": recipe.run.steps, "data": describe(recipe.data.folder),
+               "train_wall_s": summary["wall_s"], "train_cpu_s": result["cpu_s"]}
     save_model(recipe.run.out / "model", model, made_by=made_by, metrics={"validation": result})
     return recipe.run.out / "model"
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 
 N_NOTES = 128
+OVERTONES = (12, 19, 24)  # semitones: what an attack sounds like before its fundamental
 MAINS_MIDI = (31.35, 34.51, 43.35, 46.51)  # 50, 60, 100, 120 Hz: what hum sounds like
 
 
@@ -111,78 +112,91 @@ class HeardArrays(Protocol):
 class TrackerConfig:
     """Every threshold of the tracker and the decoder; levels in dB(FS), times in ms unless named.
 
-    The defaults were calibrated on real phrases, singers and rendered melodies with noise and
-    rooms; each comment says what the value buys. `gate_db` is the user's (`--gate`).
+    The defaults were calibrated on real phrases, a singer and rendered melodies with noise and
+    rooms, each moved both ways until it cost something; `gate_db` is the user's (`--gate`).
     """
 
-    # Gate. Live: absolute, as on the control surface, and above what the room itself makes.
-    gate_db: float = -50.0
-    gate_hysteresis_db: float = (
-        6.0  # a sounding note may fall this far below the gate before it ends
-    )
-    noise_margin_db: float = 8.0  # above the running noise floor: rooms and preamps
-    hum_margin_db: float = 12.0  # 50/60 Hz and their octaves need this much more level
-    release_db: float = 28.0  # below the note's own peak it is over: a tail, not a note
-    # Files: the gate follows the recording's own level, so a quiet take is read like a loud one.
-    file_gate_db: float = -70.0  # nothing below this is music, whatever the recording's level
-    file_range_db: float = 42.0  # below the loud frames (95th percentile)
-
-    # Voicing = (periodicity + confidence) / 2.
-    voiced_on: float = 0.6
+    # -- Both modes.
+    # A note is over this far below its own peak: what follows is a tail.
+    release_db: float = 28.0
+    # Voicing = (periodicity + confidence) / 2. Noise stays under 0.55 but for stray frames.
+    voiced_on: float = 0.55
     voiced_off: float = 0.4
-    unvoiced_hold_ms: float = 50.0  # a consonant or a breath shorter than this does not end a note
-
-    # Live confirmation, in ms of fully trusted frames.
-    confirm_ms: float = 12.0  # 3 frames of 5 ms
-    confirm_periods: float = 1.0  # low notes need this many periods more
-    change_ms: float = 15.0  # another note while one sounds (legato leap)
-    step_ms: float = (
-        60.0  # the same for a step of about a semitone: longer than half a vibrato cycle's crest
-    )
-    settle_semitones: float = (
-        0.25  # a glide has arrived when it moves less than this in `settle_ms`
-    )
-    settle_ms: float = 25.0
-    bend_semitones: float = 0.8  # nearer than this to the sounding note is a bend, not a change
-    retrigger_wait_ms: float = (
-        30.0  # after an attack: the time in which the pitch may still turn out new
-    )
-    trough_rise_db: float = (
-        4.0  # after an off the level must rise by this before the same pitch starts again
-    )
-
-    # Attacks, both modes. Score (dB) = fall before, rise after, onset strength above its usual
-    # value.
-    attack_score_db: float = 11.0  # splits a repeated note
-    boundary_score_db: float = 7.0  # marks where a note that changed pitch began
-    attack_rise_db: float = 2.5
-    min_note_ms: float = 60.0
-    flicker_ms: float = (
-        70.0  # a shorter piece, at once followed by a longer one, was an unsure attack
-    )
+    # Below A0 there is rumble, and the edge of the model's range.
+    lowest_midi: float = 20.7
+    # The level of low notes ripples with their period: attacks are then read from its crest.
+    ripple_below_midi: float = 36.0
+    # Attack score (dB) = fall before + rise after + onset strength above its usual value, capped at
+    # 8, 20 and 8. In real phrases 97 % of repeated notes reach 11 and 4 % of places inside notes;
+    # singers' consonants and swells reach more, hence 14.
+    attack_score_db: float = 14.0
+    attack_rise_db: float = 2.5  # of which the rise must be
     min_gap_ms: float = 80.0  # between two attacks of one pitch
 
-    # File decoding.
-    prob_mix: float = 0.5  # weight of note_probs against the fine pitch in the evidence for a note
+    # -- Live: the gate. Absolute, as on the control surface, and above what the room itself makes.
+    gate_db: float = -50.0
+    gate_hysteresis_db: float = 6.0  # how far below the gate a sounding note may fall
+    noise_margin_db: float = 8.0  # above the noise floor, which is followed between notes only
+    noise_rise_ms: float = 500.0  # how slowly the floor rises: a soft entry must not lift it
+    hum_margin_db: float = 12.0  # 50/60 Hz and their octaves need this much more level
+    trough_rise_db: float = 4.0  # after an off: how much louder before the same pitch may return
+    # A consonant or a breath shorter than this does not end a note.
+    unvoiced_hold_ms: float = 50.0
+
+    # -- Live: when to believe a pitch, in ms of trusted frames. Halving the first three brings
+    # notes 10 ms earlier and doubles the stray ones (7 % to 16 %).
+    confirm_ms: float = 18.0
+    confirm_periods: float = 1.5  # low notes need this many periods more
+    change_ms: float = 25.0  # another note while one sounds
+    live_voiced_on: float = 0.6
+    # A pitch that moves more than this in 10 ms, or stands this far from any note, gets some
+    # patience: a third of the wrong names were attacks that had not arrived yet.
+    start_moved: float = 0.25
+    start_between: float = 0.35
+    start_patience_ms: float = 20.0
+    bend_semitones: float = 0.8  # nearer than this to the sounding note is a bend, not a change
+    # A step of about a semitone without an attack: the pitch must stand still for this long. Half a
+    # vibrato cycle of 6 Hz (83 ms) moves by more than `settle_semitones`, so vibrato is no step.
+    step_ms: float = 80.0
+    settle_semitones: float = 0.4
+    settle_ms: float = 25.0  # a leap or glide has arrived when it moves less than this in this time
+    # After an attack the pitch may still turn out new for this long, plus `confirm_periods`.
+    retrigger_wait_ms: float = 30.0
+
+    # -- Files: the gate follows the recording, so that a quiet take is read like a loud one.
+    file_gate_db: float = -70.0  # nothing below this is music, whatever the recording's level
+    file_range_db: float = 42.0  # below the loud frames (95th percentile)
+    hum_max_db: float = -35.0  # a louder steady tone at a mains frequency is meant
+
+    # -- Files: which note sounds. Evidence in nats per 10 ms.
+    prob_mix: float = 0.3  # weight of note_probs against the fine pitch
     evidence_floor: float = 0.02  # a frame may speak against a note by a factor of 50 at most
-    voiced_gain: float = 2.0  # nats per 10 ms for sound against silence when voicing is plain
+    voiced_gain: float = 2.0  # for sound against silence when voicing is plain
     switch_nats: float = 9.0  # price of a change of note: about 30 ms of plain evidence each way
     onset_discount: float = 0.5  # part of the price an attack takes off
     onset_full_db: float = 4.0  # onset strength that earns the whole discount
-    attack_window_ms: float = 120.0
-    attack_depth_db: float = (
-        10.0  # the onset is where the level comes within this of the attack's level
-    )
-    lookback_ms: float = 50.0  # the pitch becomes certain this long after the attack at most,
-    lookback_periods: float = 4.0  # plus this many periods
-    legato_delay_ms: float = 30.0  # the same for a change without an attack, typical
+    # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
+    # octave up for longer.
+    flicker_ms: float = 100.0
+    octave_flicker_ms: float = 150.0
+    glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
     # Neighbours whose medians differ by less are one note: halves of a wavering pitch. Halves of a
     # vibrato cycle differ by up to 0.85 but last under `vibrato_half_ms`.
     drift_semitones: float = 0.75
     vibrato_semitones: float = 0.95
     vibrato_half_ms: float = 140.0
-    glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
-    hum_max_db: float = -35.0  # a louder steady tone at a mains frequency is meant
+    min_note_ms: float = 60.0
+
+    # -- Files: where it begins. The pitch becomes certain up to this long (plus so many periods)
+    # after the attack; without an attack, typically `legato_delay_ms` after the change.
+    lookback_ms: float = 50.0
+    lookback_periods: float = 6.0
+    legato_delay_ms: float = 30.0
+    boundary_score_db: float = 7.0  # attack score that marks where a new pitch began
+    # Out of silence the onset is where the level comes within so much of what it reaches in so
+    # long: annotators put it at the vowel, not at the consonant before.
+    attack_window_ms: float = 120.0
+    attack_depth_db: float = 10.0
 
 
 def velocity_from_level(level_db: float) -> int:
@@ -221,8 +235,9 @@ class NoteTracker:
         self.config = config if config is not None else TrackerConfig()
         self._hop_ms = 1000.0 * hop_s
         self._n_recent = max(2, round(70.0 / self._hop_ms))
+        self._n_ripple = max(1, round(40.0 / self._hop_ms))
         self._n_settle = max(2, round(self.config.settle_ms / self._hop_ms))
-        self._n_step = max(self._n_settle, round(self.config.step_ms / self._hop_ms))
+        self._n_step = max(self._n_settle, 3, round(self.config.step_ms / self._hop_ms))
         self.reset()
 
     def reset(self) -> None:
@@ -243,6 +258,7 @@ class NoteTracker:
         self._rival_confidence = 0.0
         self._pending_ms = -1.0
         self._levels = [-120.0] * (2 * self._n_recent)
+        self._held = list(self._levels)
         self._pitches = [-1000.0] * self._n_step
 
     @property
@@ -273,9 +289,14 @@ class NoteTracker:
             and voicing == voicing
         ):
             level, onset, pitch, voicing = -120.0, 0.0, -1000.0, 0.0
+        if pitch < self.config.lowest_midi:
+            voicing = 0.0
         levels = self._levels
         levels.append(level)
         del levels[0]
+        held = self._held
+        held.append(max(levels[-self._n_ripple :]))
+        del held[0]
         pitches = self._pitches
         pitches.append(pitch)
         del pitches[0]
@@ -284,9 +305,10 @@ class NoteTracker:
             self._hop_ms / 500.0
         )
 
+        c = self.config
         if self._note < 0:
             self._trough_db = min(self._trough_db, level)
-            rate = self._hop_ms / (1000.0 if level > self._noise_db else 50.0)
+            rate = self._hop_ms / (c.noise_rise_ms if level > self._noise_db else 50.0)
             self._noise_db += (level - self._noise_db) * min(rate, 1.0)
             return self._try_start(level, pitch, voicing, frame.confidence, sample)
         return self._follow(level, pitch, voicing, frame.confidence, excess, sample)
@@ -325,7 +347,14 @@ class NoteTracker:
                 return []  # the tail of the note that has just ended
         elif level < self._trough_db + c.trough_rise_db:
             need += c.step_ms
-        if self._rival_ms < need or voicing < c.voiced_on:
+        if self._rival_ms < need or voicing < c.live_voiced_on:
+            return []
+        # A pitch that still moves, or that stands between two notes, gets a little more time.
+        off_note = abs(pitch - round(pitch))
+        moved = abs(pitch - self._pitches[-3])
+        if (moved > c.start_moved or off_note > c.start_between) and (
+            self._rival_ms < need + c.start_patience_ms
+        ):
             return []
         return [self._on(sample)]
 
@@ -355,9 +384,7 @@ class NoteTracker:
 
         if self._pending_ms >= 0.0:
             self._pending_ms += hop
-        elif (
-            self._age_ms >= c.min_gap_ms and self._attack_score(level, excess) >= c.attack_score_db
-        ):
+        elif self._age_ms >= c.min_gap_ms and self._attack_score(excess) >= c.attack_score_db:
             self._pending_ms = 0.0
 
         off_centre = abs(pitch - self._note)
@@ -392,21 +419,25 @@ class NoteTracker:
                 return [NoteEvent("pitch", sample, self._note, self._velocity, cents, confidence)]
         return []
 
-    def _attack_score(self, level: float, excess: float) -> float:
+    def _attack_score(self, excess: float) -> float:
         """How much the last 140 ms look like an attack, dB, as `TrackerConfig.attack_score_db`."""
-        recent = self._levels[-self._n_recent :]
+        levels = self._held if self._note < self.config.ripple_below_midi else self._levels
+        recent = levels[-self._n_recent :]
         low = min(recent)
-        rise = level - low
+        rise = levels[-1] - low
         if rise < self.config.attack_rise_db:
             return 0.0
-        at = len(self._levels) - self._n_recent + recent.index(low)
-        fall = max(self._levels[max(0, at - self._n_recent) : at + 1]) - low
+        at = len(levels) - self._n_recent + recent.index(low)
+        fall = max(levels[max(0, at - self._n_recent) : at + 1]) - low
         return min(fall, 8.0) + min(rise, 20.0) + min(max(excess, 0.0), 8.0)
 
     def _on(self, sample: int) -> NoteEvent:
-        note = min(max(round(self._rival), 0), N_NOTES - 1)
+        pitch = sorted(self._pitches[-3:])[1]
+        if abs(pitch - self._rival) > 0.5:
+            pitch = self._rival
+        note = min(max(round(pitch), 0), N_NOTES - 1)
         self._note = note
-        self._cents = 100.0 * (self._rival - note)
+        self._cents = 100.0 * (pitch - note)
         self._peak_db = max(self._levels[-max(1, self._n_recent // 2) :])
         self._velocity = velocity_from_level(self._peak_db)
         self._age_ms = self._unvoiced_ms = self._rival_ms = 0.0
@@ -471,17 +502,19 @@ def decode_notes(
 
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
     gate_db = file_gate_db(level, c)
-    path = _note_path(
-        heard, pitch, 0.5 * (periodicity + confidence), held - gate_db, excess, hop_s, c
+    voicing = np.where(pitch < c.lowest_midi, 0.0, 0.5 * (periodicity + confidence))
+    path = _note_path(heard, pitch, voicing, held - gate_db, excess, hop_s, c)
+    crest = _max_ahead(_max_back(level, frames(20.0)), frames(20.0))
+    attacks = _find_attacks(
+        np.where(path < c.ripple_below_midi, crest, level), excess, gate_db, frames, c
     )
-    attacks = _find_attacks(level, excess, gate_db, frames, c)
     pieces = _pieces(path)
     pieces = _split_repeats(pieces, attacks, frames, c)
     folded = pitch - 12.0 * np.round((pitch - path) / 12.0)  # an octave slip still tells the cents
     fine = np.where((path < N_NOTES) & (np.abs(folded - path) < 1.5), folded, np.nan)
     pieces = _dissolve_glides(pieces, fine, attacks, frames, c)
     pieces = _join_vibrato(pieces, fine, attacks, frames, c)
-    pieces = _drop_flicker(pieces, frames(c.flicker_ms))
+    pieces = _drop_flicker(pieces, frames(c.flicker_ms), frames(c.octave_flicker_ms))
     return _to_notes(pieces, level, held, gate_db, fine, confidence, attacks, frames, hop_s, c)
 
 
@@ -504,9 +537,6 @@ def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:
     # A recording without rests has no quiet frames: then "quiet" would be the music itself.
     noise = min(quiet, loud - 35.0)
     return float(max(c.file_gate_db, noise + c.noise_margin_db, loud - c.file_range_db))
-
-
-_file_gate = file_gate_db  # the name v3audio.api knew it by
 
 
 def _note_path(
@@ -749,16 +779,17 @@ def _join_vibrato(
     return joined
 
 
-def _drop_flicker(pieces: list[_Piece], shortest: int) -> list[_Piece]:
+def _drop_flicker(pieces: list[_Piece], shortest: int, shortest_octave: int) -> list[_Piece]:
     """Give a piece too short to be a note to the longer one that follows it at once."""
     kept: list[_Piece] = []
     for piece in pieces:
         if kept and piece[2] < N_NOTES:
             start, end, note = kept[-1]
+            limit = shortest_octave if abs(note - piece[2]) in OVERTONES else shortest
             if (
                 note < N_NOTES
                 and note != piece[2]
-                and end - start < min(shortest, piece[1] - piece[0])
+                and end - start < min(limit, piece[1] - piece[0])
             ):
                 kept.pop()
                 piece = (start, piece[1], piece[2])
