@@ -28,6 +28,7 @@ class LossConfig:
     fragment: float = 0.0
     clip: float = 0.0
     decorrelation: float = 0.1
+    pitch_in_style: float = 2.0  # z_s against the model's own content, inside each clip
     template: float = 0.03  # what styles add to the decoder's common template
     content_relativity: float = 4.0
     style_relativity: float = 2.0
@@ -102,6 +103,26 @@ def decorrelation(z: Tensor) -> Tensor:
     covariance = flat.T @ flat / (len(flat) - 1)
     off = covariance - torch.diag(torch.diagonal(covariance))
     return off.square().sum() / z.shape[-1]
+
+
+def pitch_in_style(style: Tensor, position: Tensor) -> Tensor:
+    """How much z_s follows the heard pitch inside a clip: mean squared covariance, ().
+
+    Args:
+        style: (B, N, D) z_s.
+        position: (B, N) where the content head heard the pitch, scaled to -1..1; the model's own
+            word, not a label.
+
+    The covariance is with the first three Legendre polynomials of the position, each scaled to
+    unit variance in its clip, summed over the three and averaged over clips and channels.
+    """
+    p = position
+    shapes = torch.stack([p, 1.5 * p.square() - 0.5, 2.5 * p**3 - 1.5 * p], -1)  # (B, N, 3)
+    shapes = shapes - shapes.mean(1, keepdim=True)
+    shapes = shapes / (shapes.square().mean(1, keepdim=True).sqrt() + 1e-3)
+    inside = style - style.mean(1, keepdim=True)
+    covariance = inside.transpose(1, 2) @ shapes / style.shape[1]  # (B, D, 3)
+    return covariance.square().sum(-1).mean()
 
 
 def total_loss(terms: dict[str, Tensor], config: LossConfig) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from training import checkpoint, render_data
 from training.render_data import InstrumentTable, RenderDataConfig
-from v3audio.bundle import load_bundle, save_renderer
+from v3audio import timbres
+from v3audio.bundle import Bundle, load_bundle, save_renderer
 from v3audio.config import from_table, load_toml, to_toml
 from v3audio.errors import ConfigError
 from v3audio.features import FrontEnd
@@ -408,15 +409,15 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
     soundfont = render_data.find_soundfonts(
         [Path(recipe.data.soundfont)] if recipe.data.soundfont else None)[0]
     table_of = {t.program: t for t in tables}
-    timbres = [t for t in render_data.TIMBRES if t.program in table_of and t.program in styles]
+    judged = [t for t in render_data.TIMBRES if t.program in table_of and t.program in styles]
     hold_s, every = recipe.data.hold_s, recipe.data.held_out_every
-    pitches = sorted({m for t in timbres for m in range(t.low, t.high + 1) if m % every == 0})
+    pitches = sorted({m for t in judged for m in range(t.low, t.high + 1) if m % every == 0})
     centres = (np.arange(0.0, hold_s - 0.01, 0.01) * render_data.SYNTH_RATE).astype(np.int64)
     pad = render_data.NOTE_PAD
     notes: dict[tuple[int, int, int], NDArray[np.float32]] = {}
     mels: dict[tuple[int, int, int], NDArray[np.float32]] = {}
     with render_data.StereoSynth(soundfont) as synth:
-        for timbre in timbres:
+        for timbre in judged:
             synth.start(timbre.program)
             for midi in pitches:
                 for velocity in velocities:
@@ -456,7 +457,7 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
         raise ConfigError("no held-out note could be played; check [data] in the recipe")
     report = _means(rows) | {"n_notes": len(rows), "by_timbre": {
         t.name: _means([r for r in rows if r["program"] == t.program])
-        for t in timbres if any(r["program"] == t.program for r in rows)}}
+        for t in judged if any(r["program"] == t.program for r in rows)}}
     say(f"unseen pitches: log-mel L1 {report['l1']:.3f}, bound {report.get('bound', 0):.3f}, "
         f"nearest other {report['nearest_other']:.3f}, target nearest in "
         f"{100 * report['nearest_share']:.1f} % of {len(rows)} notes")
@@ -489,6 +490,7 @@ def style_table(model: V3Model, tables: list[InstrumentTable]) -> dict[int, NDAr
             taken = np.ascontiguousarray(windows[step * 5 :: step])
             # what has died away says nothing about the instrument
             loud = np.abs(taken[:, -step:]).max(1) > 10 ** (-30 / 20) * np.abs(sound).max()
+            loud[0] |= not loud.any()  # a short pluck may be over: take its end
             with torch.inference_mode():
                 style = model.encode(front_end(torch.from_numpy(taken[loud]))).style
             vectors.append(style.median(0).values.numpy())
@@ -530,6 +532,9 @@ def main(recipe_path: Path, overrides: list[str] | None = None, resume: bool = F
     save_renderer(bundle, net, {
         "seed": recipe.run.seed, "data": f"single notes of {soundfont.name}", "metrics": {
             k: v for k, v in report.items() if k != "by_timbre"}})
+    written = write_timbres(recipe.run.out / "timbres", bundle,
+                            measure_timbres(net, styles, tables, soundfont))
+    say(f"{len(written)} timbres in {recipe.run.out / 'timbres'}")
     return bundle.folder
 
 
@@ -584,6 +589,27 @@ def measure_timbres(net: RendererNet, styles: dict[int, NDArray[np.float32]],
             t.name, t.program, (t.low, t.high), styles[t.program].mean(0),
             round(middle - loudness[t.program], 2), render_data.decay(table_of[t.program], t),
             render_data.release_s(synth, t)) for t in found]
+
+
+def write_timbres(folder: Path, bundle: Bundle, measures: list[TimbreMeasures],
+                  source: str = "FluidR3_GM soundfont (Frank Wen)", licence: str = "MIT"
+                  ) -> list[Path]:
+    """Write one timbre file for each measured instrument.
+
+    `decay_db_per_s` is that of the middle of the range; `extras` hold both ends and the release.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for m in measures:
+        low, high = m.decay_db_per_s
+        timbre = timbres.Timbre(
+            name=m.name, note_range=m.note_range, model=bundle.name, model_sha256=bundle.checksum,
+            gain_db=m.gain_db, decay_db_per_s=round((low + high) / 2, 1),
+            source=f"{source}, program {m.program}", licence=licence, style=m.style,
+            extras={"decay_low_db_per_s": low, "decay_high_db_per_s": high,
+                    "release_s": m.release_s})
+        paths.append(timbres.save(timbre, folder / f"{m.name}{timbres.SUFFIX}"))
+    return paths
 
 
 @torch.no_grad()

@@ -17,15 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training import checkpoint
 from training.dataset import FrameTable, build_table, describe
-from training.losses import LossConfig, decorrelation, total_loss, v3_terms
+from training.losses import LossConfig, decorrelation, pitch_in_style, total_loss, v3_terms
 from v3audio.bundle import save_model
 from v3audio.config import from_table, load_toml, to_table, to_toml
 from v3audio.errors import ConfigError
@@ -42,8 +43,9 @@ class RunConfig:
 
     out: Path = Path("runs/v3")
     seeds: list[int] = field(default_factory=lambda: [0])
-    steps: int = 2000
-    checkpoint_every: int = 250
+    steps: int = 600  # of everything
+    style_steps: int = 500  # then of style and decoder alone, the content head and codes kept
+    checkpoint_every: int = 100
     jobs: int = 0  # seeds trained side by side; 0: as many as there are cores
     device: str = "cpu"
 
@@ -137,7 +139,7 @@ def export(recipe: Recipe, result: dict[str, Any], summary: dict[str, Any]) -> P
     table = to_table(recipe)
     made_by = {"v3audio": version("v3audio"), "seed": result["seed"],
                "recipe": {name: table[name] for name in ("data", "loss", "optim")},
-               "steps": recipe.run.steps, "data": describe(recipe.data.folder),
+               "steps": list(_lengths(recipe)), "data": describe(recipe.data.folder),
                "train_wall_s": summary["wall_s"], "train_cpu_s": result["cpu_s"]}
     save_model(recipe.run.out / "model", model, made_by=made_by, metrics={"validation": result})
     return recipe.run.out / "model"
@@ -152,11 +154,15 @@ def _claim(recipe: Recipe, resume: bool) -> None:
             raise ConfigError(f"{out}: already holds a run; go on with --resume, "
                               "or choose another folder with --set run.out=DIR")
         old = from_table(Recipe, load_toml(kept))
-        if _without_run(old) != _without_run(recipe) or old.run.steps != recipe.run.steps:
+        if _without_run(old) != _without_run(recipe) or _lengths(old) != _lengths(recipe):
             raise ConfigError(f"{kept}: the run there has other settings; give the same recipe "
                               "to --resume it, or choose another folder with --set run.out=DIR")
     out.mkdir(parents=True, exist_ok=True)
     kept.write_text(text)
+
+
+def _lengths(recipe: Recipe) -> tuple[int, int]:
+    return recipe.run.steps, recipe.run.style_steps
 
 
 def _without_run(recipe: Recipe) -> tuple[object, ...]:
@@ -193,24 +199,26 @@ def train_seed(recipe: Recipe, seed: int, resume: bool = False, threads: int = 1
         first, history = found
     writer = _tensorboard(folder / "log")
     clock, spent = time.process_time(), float(history["cpu_s"])
-    for step in range(first, recipe.run.steps):
+    both, n_steps = recipe.run.steps, recipe.run.steps + recipe.run.style_steps
+    for step in range(first, n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe.optim, step, recipe.run.steps)
-        views, target = draw_batch(table, trained, d.clips, d.frames, generator)
-        views = equalise(views, d.clips, d.equaliser_db, generator)
-        terms = train_step(model, optimizer, _to(views, recipe), target.to(recipe.run.device),
-                           recipe, generator)
+            group["lr"] = (learning_rate(recipe.optim, step, both) if step < both else
+                           learning_rate(recipe.optim, step - both, recipe.run.style_steps))
+        batch = draw_batch(table, trained, d.clips, d.frames, generator,
+                           ahead=0 if step < both else d.ahead_frames)
+        batch = batch._replace(views=equalise(batch.views, d.clips, d.equaliser_db, generator))
+        terms = train_step(model, optimizer, _to(batch, recipe.run.device), recipe, generator)
         done = step + 1
         if done % LOG_EVERY == 0:
             if not math.isfinite(terms["total"]):
                 raise ConfigError(f"seed {seed} diverged at step {done}; lower optim.lr")
             for name, value in terms.items():
                 writer.add_scalar(f"train/{name}", value, done)
-        if done % recipe.run.checkpoint_every == 0 or done in (recipe.run.steps, stop_after):
+        if done % recipe.run.checkpoint_every == 0 or done in (n_steps, stop_after):
             history["cpu_s"] = spent + time.process_time() - clock
             checkpoint.save(folder, done, model, optimizer, generator, history)
             shown = ", ".join(f"{k} {v:.3f}" for k, v in terms.items())
-            say(f"seed {seed} step {done}/{recipe.run.steps}: {shown}")
+            say(f"seed {seed} step {done}/{n_steps}: {shown}")
         if done == stop_after:
             break
     writer.close()
@@ -228,13 +236,17 @@ def split_clips(table: FrameTable, n_validation: int) -> tuple[list[int], list[i
     return [c for c in usable if c not in held], sorted(held)
 
 
-def draw_batch(table: FrameTable, clips: list[int], n_clips: int, n_frames: int,
-               generator: torch.Generator) -> tuple[Views, Tensor]:
-    """Random frames of random clips.
+class Batch(NamedTuple):
+    """Random frames of random clips."""
 
-    Returns:
-        Views of (B * N, F) and their clean future (B, N, F).
-    """
+    views: Views  # (B * N, F) each
+    target: Tensor  # (B, N, F) clean long spectra, a little later
+    later: Views | None = None  # views of the target's moment, to say where its pitch is
+
+
+def draw_batch(table: FrameTable, clips: list[int], n_clips: int, n_frames: int,
+               generator: torch.Generator, ahead: int = 0) -> Batch:
+    """Draw N frames of each of B clips; with `ahead`, also the views that many rows later."""
     order = torch.randperm(len(clips), generator=generator)
     if len(clips) < n_clips:
         order = torch.randint(len(clips), (n_clips,), generator=generator)
@@ -243,8 +255,16 @@ def draw_batch(table: FrameTable, clips: list[int], n_clips: int, n_frames: int,
         own = table.rows(clips[index])
         pick = torch.randint(len(own), (n_frames,), generator=generator)
         rows.append(own[pick.numpy()])
-    taken = torch.from_numpy(np.asarray(table.views[np.concatenate(rows)])).float()
-    return Views(taken[:, 0], taken[:, 1], taken[:, 2]), taken[:, 3].unflatten(0, (-1, n_frames))
+    row = np.concatenate(rows)
+
+    def read(at: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.asarray(table.views[at])).float()  # (B * N, 4, F)
+
+    taken = read(row)
+    then = read(np.minimum(row + ahead, len(table.views) - 1)) if ahead else None
+    return Batch(Views(taken[:, 0], taken[:, 1], taken[:, 2]),
+                 taken[:, 3].unflatten(0, (-1, n_frames)),
+                 None if then is None else Views(then[:, 0], then[:, 1], then[:, 2]))
 
 
 def equalise(views: Views, n_clips: int, spread_db: float, generator: torch.Generator) -> Views:
@@ -269,42 +289,59 @@ def equalise(views: Views, n_clips: int, spread_db: float, generator: torch.Gene
     return Views(filtered[0], filtered[1], views.lag)
 
 
-def train_step(model: V3Model, optimizer: torch.optim.Optimizer, views: Views, target: Tensor,
-               recipe: Recipe, generator: torch.Generator) -> dict[str, float]:
-    """One step of gradient and codebook; the value of every term."""
+def train_step(model: V3Model, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe,
+               generator: torch.Generator) -> dict[str, float]:
+    """One step of gradient and codebook; the value of every term.
+
+    A batch with `later` trains style and decoder only, on both renders of its clips.
+    """
+    keep_content = batch.later is not None
     model.train()
+    model.content_head.train(not keep_content).requires_grad_(not keep_content)
     if not model.codebook.started:
         with torch.no_grad():
-            model.codebook.start(model.encode(views).content, generator)
-    terms, content, codes = forward_terms(model, views, target, recipe.loss)
+            model.codebook.start(model.encode(batch.views).content, generator)
+    terms, content, codes = forward_terms(model, batch, recipe.loss)
     loss = total_loss(terms, recipe.loss)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
     optimizer.step()
-    model.codebook.update(content, codes, generator)
+    if not keep_content:
+        model.codebook.update(content, codes, generator)
     return {k: v.item() for k, v in terms.items()} | {"total": loss.item()}
 
 
-def forward_terms(model: V3Model, views: Views, target: Tensor,
+def forward_terms(model: V3Model, batch: Batch,
                   config: LossConfig) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """All loss terms of a batch, its contents (B * N, P, detached) and codes (B * N).
 
     The decoder gets the *clip's mean* style: what changes inside a clip must go through content.
+    With `later`, a clip's styles are those of its noisy frames and of its clean ones together, so
+    that V3's invariance inside a clip covers the room and the noise too.
     """
-    shape = target.shape[:2]
-    encoded = model.encode(views)
-    quantized = model.quantize(encoded.content)
-    content, content_q, style = (z.unflatten(0, shape) for z in
-                                 (encoded.content, quantized.z_q, encoded.style))
+    shape = batch.target.shape[:2]
+    position, z_c = model.content_head(batch.views)
+    quantized = model.quantize(z_c)
+    spectra, place = batch.views.long, position.argmax(-1)
+    if batch.later is not None:
+        spectra = torch.cat([spectra, batch.target.flatten(0, 1)])
+        place = torch.cat([place, model.content_head(batch.later)[0].argmax(-1)])
+    style = model.style_head(spectra, place).unflatten(0, (-1, *shape))  # (renders, B, N, D)
+    style = style.transpose(0, 1).flatten(1, 2)
+    heard = place.unflatten(0, (-1, *shape)).transpose(0, 1).flatten(1, 2)
+    content, content_q = z_c.unflatten(0, shape), quantized.z_q.unflatten(0, shape)
     rebuilt = model.decode(content_q, style.mean(1))
     terms = {
-        "reconstruction": (rebuilt.spectrum - target).square().mean(),
+        "reconstruction": (rebuilt.spectrum - batch.target).square().mean(),
         "commitment": quantized.commitment,
         "decorrelation": decorrelation(style),
+        # before the content head has settled, where it hears the pitch is not worth following
+        "pitch_in_style": (style.new_zeros(()) if batch.later is None else
+                           pitch_in_style(style, 2 * heard / position.shape[-1] - 1)),
         "template": rebuilt.added.square().mean(),
     } | v3_terms(content, content_q, style, config)
-    return terms, encoded.content.detach(), quantized.codes
+    return terms, z_c.detach(), quantized.codes
 
 
 @torch.no_grad()
@@ -315,9 +352,8 @@ def validate(model: V3Model, table: FrameTable, clips: list[int],
         return {"selection": 0.0}
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    views, target = draw_batch(table, clips, len(clips), 256, generator)
-    terms, _, codes = forward_terms(model, _to(views, recipe), target.to(recipe.run.device),
-                                    recipe.loss)
+    batch = draw_batch(table, clips, len(clips), 256, generator)
+    terms, _, codes = forward_terms(model, _to(batch, recipe.run.device), recipe.loss)
     values = {k: round(float(v), 5) for k, v in terms.items()}
     values["codes_used"] = float(codes.unique().numel())
     return values | {"selection": float(total_loss(terms, recipe.loss))}
@@ -331,8 +367,9 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def _to(views: Views, recipe: Recipe) -> Views:
-    return Views(*(v.to(recipe.run.device) for v in views))
+def _to(batch: Batch, device: str) -> Batch:
+    later = batch.later and Views(*(v.to(device) for v in batch.later))
+    return Batch(Views(*(v.to(device) for v in batch.views)), batch.target.to(device), later)
 
 
 class _NoWriter:

@@ -11,12 +11,13 @@ can depend on an input sample from e_k on: causal by construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ Samples = NDArray[np.float32]
 
 MAX_TRANSPOSE = 36.0
 SILENT_DB = -120.0
+MAX_RELEASE_S = 0.3
+"""A player who stops wants silence: longer releases of a timbre are cut to this."""
 _KNEE = 0.891  # -1 dBFS: below it the limiter does nothing
 _LOUDEST = 100.0  # +40 dBFS: what is louder is clipped before it is heard, lest its square overflow
 
@@ -431,7 +434,7 @@ class Engine:
 
     def _advance(self) -> list[NoteEvent]:
         """Hear frame k at input sample e_k and render [e_k, e_(k+1))."""
-        with _blas().limit(limits=1):
+        with one_blas_thread():
             return self._hear_and_render()
 
     def _hear_and_render(self) -> list[NoteEvent]:
@@ -459,7 +462,8 @@ class Engine:
             played.level_db + timbre.gain_db,
             played.age_s,
             timbre.style,
-            decay_db_per_s=timbre.decay_db_per_s,
+            decay_db_per_s=_decay(timbre, played.pitch_midi + self._transpose),
+            release_s=min(max(_extra(timbre, "release_s", 0.0), 0.0), MAX_RELEASE_S),
         )
         self._released = replace(control, voiced=False)
         return _limit(self._renderer.render(n, control))
@@ -508,13 +512,40 @@ def _foreign(timbre: Timbre, model: str) -> TimbreError:
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    """The matrix libraries' threads.
+def _blas() -> list[Any]:
+    """The matrix libraries that are loaded, each with `get_num_threads` and `set_num_threads`."""
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
-    Live frames want one: their products are so small that sharing one takes longer than doing it,
-    and on a busy machine a hundred times longer.
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep matrix products to one thread.
+
+    The products of a live frame are so small that sharing one takes longer than doing it, and on a
+    busy machine a hundred times longer. Costs nothing where one thread is the rule already.
     """
-    return ThreadpoolController().select(user_api="blas")
+    before = [(library, n) for library in _blas() if (n := library.get_num_threads()) > 1]
+    for library, _ in before:
+        library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for library, n in before:
+            library.set_num_threads(n)
+
+
+def _extra(timbre: Timbre, name: str, default: float) -> float:
+    """A number among a timbre's extras; the default where it is missing or no number."""
+    value = timbre.extras.get(name)
+    return float(value) if isinstance(value, (int, float)) and isfinite(value) else default
+
+
+def _decay(timbre: Timbre, pitch_midi: float) -> float:
+    """How fast a struck or plucked note dies, dB/s: low strings ring longer than high ones."""
+    ends = [
+        _extra(timbre, f"decay_{end}_db_per_s", timbre.decay_db_per_s) for end in ("low", "high")
+    ]
+    return max(0.0, float(np.interp(pitch_midi, timbre.note_range, ends)))
 
 
 def _octaves_into_range(pitch_midi: float) -> int:

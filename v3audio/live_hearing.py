@@ -51,6 +51,7 @@ class LiveHearing:
         self._n_bins, self._n_positions = g.n_bins, g.n_positions
         self._offset_bins = hearing._offset_bins
         self._bands, self._hann = _array(hearing._bands), _array(hearing._hann)
+        self._both = np.empty((2, ONSET_SAMPLES), np.float32)
 
     def frame(self, window: FloatArray) -> FrameNotes:
         """Hear one (window_length,) window at the analysis rate: a row of `Hearing.frames`."""
@@ -81,16 +82,14 @@ class LiveHearing:
         )
 
     def _onset(self, window: FloatArray) -> float:
-        both = np.stack(
-            (
-                window[-ONSET_SAMPLES:],
-                window[-ONSET_SAMPLES - ONSET_LAG_SAMPLES : -ONSET_LAG_SAMPLES],
-            )
-        )
-        spectrum = np.fft.rfft(both * self._hann)
-        power = (spectrum.real**2 + spectrum.imag**2) @ self._bands
-        log = 10 * np.log10(power + np.float32(1e-7))
-        return float(np.maximum(log[0] - log[1], 0).mean())
+        both = self._both
+        np.multiply(window[-ONSET_SAMPLES:], self._hann, out=both[0])
+        earlier = window[-ONSET_SAMPLES - ONSET_LAG_SAMPLES : -ONSET_LAG_SAMPLES]
+        np.multiply(earlier, self._hann, out=both[1])
+        power = _power(np.fft.rfft(both).astype(np.complex64, copy=False)) @ self._bands
+        power += np.float32(1e-7)
+        rise = np.log10(power[0] / power[1])
+        return 10.0 * float(np.maximum(rise, 0, out=rise).sum()) / len(rise)
 
 
 class OneByOne:
@@ -126,6 +125,8 @@ class _FrontEnd:
             real = _array(front_end.get_buffer(f"kernel_{block}"))[0::2]  # rows: real | imaginary
             kernel = real[:, : 2 * n] + 1j * real[:, 2 * n :]
             self._kernels.append((low, high, np.ascontiguousarray(kernel)))
+        self._product = np.empty((len(self._kernels), self._kernels[0][2].shape[1]), np.complex64)
+        self._energy = np.zeros(hearing.geometry.window_length + 1)
         # Lags: groups of samples correlated, longest lag, and the matrix that reads fractional lags
         # off the correlation, which comes longest lag first. For all bins at once: where each finds
         # the energies of its two stretches.
@@ -147,19 +148,20 @@ class _FrontEnd:
     def __call__(self, window: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
         """Views (3, F) as in `features.Views`, and the energy (T + 1,) of the newest n samples."""
         spectrum = np.fft.rfft(window).astype(np.complex64, copy=False)  # numpy 1: complex128
-        products = [spectrum[low:high] @ kernel for low, high, kernel in self._kernels]
-        product = np.stack(products)  # (blocks, 2 * bins): long | short
-        magnitude = np.sqrt(product.real**2 + product.imag**2)
+        for row, (low, high, kernel) in zip(self._product, self._kernels, strict=True):
+            np.matmul(spectrum[low:high], kernel, out=row)
+        magnitude = np.sqrt(_power(self._product))
         half = magnitude.shape[1] // 2
-        spectra = np.stack((magnitude[:, :half].ravel(), magnitude[:, half:].ravel()))
-        peak = np.maximum(spectra.max(1, keepdims=True), np.float32(1e-7))
-        views = np.empty((3, spectra.shape[1]), np.float32)
-        np.log1p(spectra * (np.float32(100) / peak), out=views[:2])
+        views = np.empty((3, len(self._product), half), np.float32)
+        for view, part in zip(views, (magnitude[:, :half], magnitude[:, half:]), strict=False):
+            peak = max(float(part.max()), 1e-7)
+            np.log1p(part * np.float32(100 / peak), out=view)
+        views = views.reshape(3, -1)
         views[:2] *= np.float32(1 / _LOG_101)
-        energy = np.zeros(len(window) + 1)
-        np.cumsum(np.square(window[::-1]), out=energy[1:], dtype=np.float64)
-        views[2] = self._periodicity(window, energy)
-        return views, energy
+        newest_first = window[::-1].astype(np.float64)
+        np.cumsum(np.square(newest_first, out=newest_first), out=self._energy[1:])
+        views[2] = self._periodicity(window, self._energy)
+        return views, self._energy
 
     def _periodicity(self, x: FloatArray, energy: NDArray[np.float64]) -> NDArray[np.float64]:
         # direct sums: for at most 617 x 626 of them quicker than three FFTs
@@ -213,14 +215,14 @@ class _ContentHead:
         seen = np.ascontiguousarray(self._windows) @ self._taps  # (views, F, channels)
         seen += self._bias
         np.maximum(seen, 0, out=seen)
-        seen -= seen.mean(1, keepdims=True)
+        seen -= seen.sum(1, keepdims=True) * np.float32(1 / seen.shape[1])
         n_views, n_bins, n_channels = seen.shape
         self._inside[:] = seen.transpose(0, 2, 1).reshape(n_views * n_channels, n_bins)
         np.copyto(self._gathered, self._strided)
         score = (self._gathered.reshape(len(self._gathered), -1) @ self._small).ravel()
         if self._partials is not None:
             score += self._partials(views)
-        score -= score.mean()
+        score -= score.sum() / np.float32(len(score))
         deviation = math.sqrt(float(score @ score) / (len(score) - 1))
         score *= self._gain / np.float32(deviation + 1e-5)
         score -= score.max()
@@ -256,6 +258,14 @@ class _Partials:
         hidden *= np.float32(0.5) + np.float32(0.5) * erf(hidden * _ROOT_HALF)  # GELU
         score: FloatArray = hidden @ self._last + self._last_bias
         return score
+
+
+def _power(x: NDArray[np.complex64]) -> FloatArray:
+    """Squared magnitude, without the root that `abs` takes."""
+    parts = x.view(np.float32)
+    np.square(parts, out=parts)
+    power: FloatArray = parts[..., 0::2] + parts[..., 1::2]
+    return power
 
 
 def _array(tensor: Any) -> FloatArray:

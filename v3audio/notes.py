@@ -119,8 +119,8 @@ class TrackerConfig:
     # -- Both modes.
     # A note is over this far below its own peak: what follows is a tail.
     release_db: float = 28.0
-    # Voicing = (periodicity + confidence) / 2. Noise stays under 0.55 but for stray frames.
-    voiced_on: float = 0.55
+    # Voicing = (periodicity + confidence) / 2. Noise stays under 0.6 but for stray frames.
+    voiced_on: float = 0.6
     voiced_off: float = 0.4
     # Below A0 there is rumble, and the edge of the model's range.
     lowest_midi: float = 20.7
@@ -145,10 +145,12 @@ class TrackerConfig:
 
     # -- Live: when to believe a pitch, in ms of trusted frames. Halving the first three brings
     # notes 10 ms earlier and doubles the stray ones (7 % to 16 %).
+    # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
+    # stand at 0.95 and above, half of the octave slips under 0.8: doubt costs time, not notes.
+    trusted: float = 1.0
     confirm_ms: float = 18.0
     confirm_periods: float = 1.5  # low notes need this many periods more
     change_ms: float = 25.0  # another note while one sounds
-    live_voiced_on: float = 0.6
     # A pitch that moves more than this in 10 ms, or stands this far from any note, gets some
     # patience: a third of the wrong names were attacks that had not arrived yet.
     start_moved: float = 0.25
@@ -177,7 +179,7 @@ class TrackerConfig:
     onset_full_db: float = 4.0  # onset strength that earns the whole discount
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer.
-    flicker_ms: float = 100.0
+    flicker_ms: float = 90.0
     octave_flicker_ms: float = 150.0
     glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
     # Neighbours whose medians differ by less are one note: halves of a wavering pitch. Halves of a
@@ -190,7 +192,7 @@ class TrackerConfig:
     # -- Files: where it begins. The pitch becomes certain up to this long (plus so many periods)
     # after the attack; without an attack, typically `legato_delay_ms` after the change.
     lookback_ms: float = 50.0
-    lookback_periods: float = 6.0
+    lookback_periods: float = 4.0
     legato_delay_ms: float = 30.0
     boundary_score_db: float = 7.0  # attack score that marks where a new pitch began
     # Out of silence the onset is where the level comes within so much of what it reaches in so
@@ -281,7 +283,7 @@ class NoteTracker:
             The events of this frame: at most off, on, or one pitch event.
         """
         level, onset, pitch = frame.level_db, frame.onset, frame.pitch_midi
-        voicing = 0.5 * (frame.periodicity + frame.confidence)
+        voicing = 0.5 * (frame.periodicity + min(frame.confidence, 1.0))
         if not (
             math.isfinite(level)
             and math.isfinite(onset)
@@ -321,9 +323,8 @@ class NoteTracker:
     def _gather(self, pitch: float, voicing: float, confidence: float) -> None:
         """Add this frame to the evidence for the pitch it names; another pitch starts anew."""
         c = self.config
-        weight = self._hop_ms * min(
-            max((voicing - c.voiced_off) / (c.voiced_on - c.voiced_off), 0.0), 1.0
-        )
+        trust = (voicing - c.voiced_off) / (c.trusted - c.voiced_off)
+        weight = self._hop_ms * min(max(trust, 0.0), 1.0)
         if self._rival_ms > 0.0 and abs(pitch - self._rival) <= 0.5:
             self._rival_ms += weight
             self._rival += 0.15 * (pitch - self._rival)
@@ -347,7 +348,7 @@ class NoteTracker:
                 return []  # the tail of the note that has just ended
         elif level < self._trough_db + c.trough_rise_db:
             need += c.step_ms
-        if self._rival_ms < need or voicing < c.live_voiced_on:
+        if self._rival_ms < need or voicing < c.voiced_on:
             return []
         # A pitch that still moves, or that stands between two notes, gets a little more time.
         off_note = abs(pitch - round(pitch))

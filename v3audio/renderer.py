@@ -59,8 +59,8 @@ class RendererConfig:
     n_noise: int = 40
     noise_low_hz: float = 60.0
     noise_high_hz: float = 20_000.0
-    hidden: int = 320
-    n_blocks: int = 3
+    hidden: int = 256
+    n_blocks: int = 2
     reference_db: float = -20.0
 
     def __post_init__(self) -> None:

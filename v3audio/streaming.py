@@ -146,15 +146,17 @@ class StreamingResampler:
         y = np.empty(n_out - state.n_out, dtype=np.float32)
         for start in range(state.n_out, n_out, _MAX_ROWS):
             stop = min(start + _MAX_ROWS, n_out)
-            position = np.arange(start, stop, dtype=np.int64) * self._down
-            left = position // self._up - self._n_left - first_held
-            windows = _windows(held, self._bank.shape[1])[left]
-            weights = self._bank[position % self._up] if self._up > 1 else self._bank
-            # einsum adds each row on its own, in float64: the same sum whatever rows stand beside
-            # it
-            y[start - state.n_out : stop - state.n_out] = np.einsum(
-                "ij,ij->i", windows, np.broadcast_to(weights, windows.shape)
-            )
+            if self._up == 1:  # one phase, even steps: a view, nothing to gather
+                first = start * self._down - self._n_left - first_held
+                windows = _windows(held, self._bank.shape[1])[first :: self._down][: stop - start]
+                weights = np.broadcast_to(self._bank, windows.shape)
+            else:
+                position = np.arange(start, stop, dtype=np.int64) * self._down
+                left = position // self._up - self._n_left - first_held
+                windows = _windows(held, self._bank.shape[1])[left]
+                weights = self._bank[position % self._up]
+            # einsum adds each row on its own, in float64: the same sum whatever stands beside it
+            y[start - state.n_out : stop - state.n_out] = np.einsum("ij,ij->i", windows, weights)
         keep_from = n_out * self._down // self._up - self._n_left - first_held
         return y, ResamplerState(held[keep_from:].copy(), n_in, n_out)
 

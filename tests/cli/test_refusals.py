@@ -124,9 +124,7 @@ def test_a_full_disk(
     instrument: Bundle, home: Path, write_sound: WriteSound, tmp_path: Path, command: str
 ) -> None:
     name, words = COMMANDS[command]
-    if (
-        command == "transcribe"
-    ):  # notes of nothing fit on any disk: the head of an MPE file does not
+    if command == "transcribe":  # no notes are few bytes, but the head of an MPE file is not
         words = [*words, "--mpe"]
     source, target = write_sound("take.wav", duration_s=1.0), tmp_path / name
     target.write_bytes(b"old")

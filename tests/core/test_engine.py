@@ -220,6 +220,21 @@ def test_a_struck_timbre_dies_away_while_the_player_holds() -> None:
     assert 10 * np.log10(early / late) == pytest.approx(40.0 * 26400 / RATE, abs=3.0)
 
 
+def test_decay_may_differ_along_the_range_and_the_release_rings() -> None:
+    extras = {"decay_low_db_per_s": 10.0, "decay_high_db_per_s": 50.0, "release_s": 9.0}
+    timbre = replace(TIMBRE, decay_db_per_s=30.0, extras=extras)
+    x = np.concatenate([tone(70, 0.9), np.zeros(RATE // 2, np.float32)])
+    out = run(engine(timbre=timbre), x)[0]
+    early = np.mean(np.square(out[9600:12000], dtype=float))
+    late = np.mean(np.square(out[36000:38400], dtype=float))
+    assert 10 * np.log10(early / late) == pytest.approx(40.0 * 26400 / RATE, abs=3.0)
+    ringing = out[round(1.0 * RATE) : round(1.1 * RATE)]  # 60 dB in 0.3 s, not in 9
+    assert np.abs(ringing).max() > 1e-5
+    assert not out[round(1.3 * RATE) :].any()
+    odd = replace(TIMBRE, extras={"release_s": "long", "decay_low_db_per_s": None})
+    np.testing.assert_array_equal(run(engine(timbre=odd), x)[0], run(engine(), x)[0])
+
+
 @pytest.mark.parametrize(("transpose", "note", "cents"), [(7, 76, 0), (-12, 57, 0), (0.5, 69, 50)])
 def test_transpose_moves_sound_and_events(transpose: float, note: int, cents: float) -> None:
     out, events = run(engine(transpose=transpose), tone(69, 0.5))

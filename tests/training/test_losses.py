@@ -98,9 +98,9 @@ def test_equal_embeddings_have_a_finite_gradient():
 def test_total_refuses_a_lost_or_unknown_term():
     config = LossConfig()
     names = ["reconstruction", "commitment", "content", "style", "fragment", "clip",
-             "decorrelation", "template"]
+             "decorrelation", "pitch_in_style", "template"]
     terms = {n: torch.tensor(float(i + 1)) for i, n in enumerate(names)}
-    weights = [10.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 0.03]
+    weights = [10.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.1, 2.0, 0.03]
     expected = sum(w * (i + 1) for i, w in enumerate(weights))
     assert float(losses.total_loss(terms, config)) == pytest.approx(expected)
     del terms["style"]
@@ -114,3 +114,16 @@ def test_decorrelation_is_zero_for_independent_values_and_positive_for_copies():
     copied = z[:, :1].expand(-1, 2)
     # covariance 4/3 in both off-diagonal places, over two channels
     assert float(losses.decorrelation(copied)) == pytest.approx((4 / 3) ** 2)
+
+
+def test_pitch_in_style_sees_any_smooth_dependence_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    position = 2 * torch.rand(3, 400, generator=generator) - 1
+    free = torch.randn(3, 400, 4, generator=generator)
+    assert float(losses.pitch_in_style(free, position)) < 0.02
+    # a clip's own constant is style, whatever its range
+    offset = torch.tensor([-5.0, 0.0, 5.0])[:, None, None]
+    assert float(losses.pitch_in_style(free + offset, position)) < 0.02
+    for bent in (position, position.square(), torch.sin(3 * position)):
+        scaled = (bent - bent.mean(1, keepdim=True)) / bent.std(1, keepdim=True)
+        assert float(losses.pitch_in_style(free + scaled[..., None], position)) > 0.5

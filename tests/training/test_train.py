@@ -66,7 +66,8 @@ def melodies(tmp_path_factory) -> Path:
 @pytest.fixture
 def recipe(melodies: Path, tmp_path: Path) -> Recipe:
     return Recipe(
-        run=RunConfig(out=tmp_path / "run", seeds=[0], steps=12, checkpoint_every=4, jobs=1),
+        run=RunConfig(out=tmp_path / "run", seeds=[0], steps=8, style_steps=4, checkpoint_every=2,
+                      jobs=1),
         data=DataConfig(folder=melodies, validation_clips=2, clips=4, frames=12),
         model=MODEL, optim=OptimConfig(warm_up=5))
 
@@ -86,8 +87,8 @@ def test_the_loss_falls_on_one_batch(recipe):
     table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
     model = V3Model(MODEL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    views, target = draw_batch(table, list(range(8)), 8, 12, generator)
-    history = [train_step(model, optimizer, views, target, recipe, generator) for _ in range(60)]
+    batch = draw_batch(table, list(range(8)), 8, 12, generator)
+    history = [train_step(model, optimizer, batch, recipe, generator) for _ in range(60)]
     assert history[-1]["reconstruction"] < 0.4 * history[0]["reconstruction"]
     assert history[-1]["total"] < 0.6 * history[0]["total"]
 
@@ -97,9 +98,9 @@ def test_every_part_gets_a_gradient(recipe):
     generator = torch.Generator().manual_seed(0)
     table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
     model = V3Model(MODEL)
-    views, target = draw_batch(table, list(range(8)), 8, 12, generator)
-    model.codebook.start(model.encode(views).content.detach(), generator)
-    terms, _, _ = forward_terms(model, views, target, LossConfig())
+    batch = draw_batch(table, list(range(8)), 8, 12, generator, ahead=4)
+    model.codebook.start(model.encode(batch.views).content.detach(), generator)
+    terms, _, _ = forward_terms(model, batch, LossConfig())
     sum(terms.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -110,7 +111,7 @@ def test_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):
     cut = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, out=tmp_path / "b"))
     quiet = {"say": lambda _: None}
     first = train_seed(whole, 0, **quiet)
-    train_seed(cut, 0, stop_after=8, **quiet)
+    train_seed(cut, 0, stop_after=10, **quiet)
     second = train_seed(cut, 0, resume=True, **quiet)
     assert first["selection"] == second["selection"]
     states = []
@@ -151,7 +152,7 @@ def test_run_calibrate_and_load(recipe, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
     lines: list[str] = []
-    folder = main(path, ["run.steps=150", "optim.lr=2e-3"], say=lines.append)
+    folder = main(path, ["run.steps=120", "run.style_steps=4", "optim.lr=2e-3"], say=lines.append)
     assert (folder.parent / "recipe.toml").exists()
     assert load_bundle(folder).code_map is None
     report = calibrate_bundle(folder, recipe.data.folder, picture=False)
@@ -164,7 +165,7 @@ def test_run_calibrate_and_load(recipe, tmp_path):
     with pytest.raises(ConfigError, match="--resume"):
         main(path, [], say=lines.append)
     with pytest.raises(ConfigError, match="other settings"):
-        main(path, ["optim.lr=0.5", "run.steps=150"], resume=True, say=lines.append)
+        main(path, ["optim.lr=0.5"], resume=True, say=lines.append)
 
 
 def test_offset_is_the_common_one_whatever_the_octave_errors():
@@ -186,3 +187,20 @@ def test_learning_rate_warms_up_and_ends_at_its_floor():
 def test_empty_folder_says_what_to_type(tmp_path):
     with pytest.raises(ConfigError, match="v3audio data melodies"):
         find_clips(tmp_path)
+
+
+def test_late_steps_keep_content_and_codes(recipe):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
+    model = V3Model(MODEL)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    train_step(model, optimizer, draw_batch(table, list(range(8)), 4, 12, generator), recipe,
+               generator)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batch = draw_batch(table, list(range(8)), 4, 12, generator, ahead=4)
+    train_step(model, optimizer, batch, recipe, generator)
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any(k.startswith(("content_head", "codebook")) for k in moved)
+    assert any(k.startswith("style_head") for k in moved)
+    assert any(k.startswith("decoder") for k in moved)
