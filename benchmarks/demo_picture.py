@@ -1,6 +1,6 @@
 """The README's picture: the demo as it went in, what was heard, and as it came out.
 
-    v3audio demo -o demo-out && python benchmarks/demo_picture.py demo-out docs/demo.png
+Type `v3audio demo -o demo-out && python benchmarks/demo_picture.py demo-out docs/demo.png`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def main(folder: Path, out: Path) -> None:
         row.set(title=title, ylabel="Hz")
     roll = rows[1]
     for start, end, note, velocity in notes:
-        roll.barh(note, end - start, left=start, height=0.9, color=pyplot.cm.viridis(velocity / 127))
+        colour = pyplot.cm.viridis(velocity / 127)
+        roll.barh(note, end - start, left=start, height=0.9, color=colour)
     roll.set(title="heard: the notes in the MIDI file (colour: velocity)", ylabel="MIDI note")
     roll.grid(alpha=0.3)
     rows[2].set_xlabel("seconds")

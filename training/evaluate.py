@@ -45,7 +45,8 @@ class Measured:
     octave_share: float  # of the wrong stable frames
     style_retrieval: float  # P@1 of 24-frame means, the same clip allowed
     style_retrieval_other_clips: float
-    pitch_r2_from_style: float
+    pitch_r2_from_style: float  # any clip; an instrument's own range counts
+    pitch_r2_from_style_in_clip: float  # what z_s follows of the pitch inside a clip
     median_ms_to_right: dict[str, float]  # per register and "all"
     never_right: float  # notes whose code is never named
     stable_right_by_program: dict[str, float]
@@ -68,7 +69,8 @@ def measure(frames: LabelledFrames, code_to_note: list[int]) -> Measured:
         style_retrieval=round(retrieval(means, owners, frames.program, across_clips=False), 4),
         style_retrieval_other_clips=round(
             retrieval(means, owners, frames.program, across_clips=True), 4),
-        pitch_r2_from_style=round(pitch_r2(frames), 4),
+        pitch_r2_from_style=round(pitch_r2(frames, inside_clips=False), 4),
+        pitch_r2_from_style_in_clip=round(pitch_r2(frames, inside_clips=True), 4),
         median_ms_to_right={"all": _median_ms([t for _, t in times])} | {
             f"{low}-{high}": _median_ms([t for n, t in times if low <= n <= high])
             for low, high in REGISTERS},
@@ -121,7 +123,8 @@ def _report(name: str, results: dict[str, Any]) -> str:
     rows = [f"# {name} on melodies it never heard", "",
             "| | noisy rooms | clean |", "|---|---|---|"]
     for key in ("stable_right", "all_right", "octave_share", "style_retrieval",
-                "style_retrieval_other_clips", "pitch_r2_from_style", "never_right"):
+                "style_retrieval_other_clips", "pitch_r2_from_style", "pitch_r2_from_style_in_clip",
+                "never_right"):
         rows.append(f"| {key.replace('_', ' ')} | {noisy[key]} | {clean[key]} |")
     for register in noisy["median_ms_to_right"]:
         rows.append(f"| median ms to the right code, {register} | "

@@ -529,7 +529,11 @@ def main(recipe_path: Path, overrides: list[str] | None = None, resume: bool = F
     (recipe.run.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     soundfont = render_data.find_soundfonts(
         [Path(recipe.data.soundfont)] if recipe.data.soundfont else None)[0]
-    save_renderer(bundle, net, {
+    now = load_bundle(recipe.data.model)  # it may have been calibrated in the meantime
+    if now.checksum != bundle.checksum:
+        raise ConfigError(f"{bundle.folder}: its weights were replaced while the renderer learned "
+                          "their styles; train the renderer again")
+    save_renderer(now, net, {
         "seed": recipe.run.seed, "data": f"single notes of {soundfont.name}", "metrics": {
             k: v for k, v in report.items() if k != "by_timbre"}})
     written = write_timbres(recipe.run.out / "timbres", bundle,

@@ -148,14 +148,14 @@ class TrackerConfig:
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
     # stand at 0.95 and above, half of the octave slips under 0.8: doubt costs time, not notes.
     trusted: float = 1.0
-    confirm_ms: float = 18.0
+    confirm_ms: float = 15.0
     confirm_periods: float = 1.5  # low notes need this many periods more
     change_ms: float = 25.0  # another note while one sounds
     # A pitch that moves more than this in 10 ms, or stands this far from any note, gets some
     # patience: a third of the wrong names were attacks that had not arrived yet.
     start_moved: float = 0.25
     start_between: float = 0.35
-    start_patience_ms: float = 20.0
+    start_patience_ms: float = 15.0
     bend_semitones: float = 0.8  # nearer than this to the sounding note is a bend, not a change
     # A step of about a semitone without an attack: the pitch must stand still for this long. Half a
     # vibrato cycle of 6 Hz (83 ms) moves by more than `settle_semitones`, so vibrato is no step.
