@@ -87,7 +87,14 @@ def track(x: np.ndarray, rate: int) -> np.ndarray:
     """MIDI pitch per 10 ms frame, NaN where pYIN hears none."""
     y = soxr.resample(x, rate, RATE)
     f0, voiced, _ = librosa.pyin(
-        y, fmin=27.5, fmax=2500.0, sr=RATE, frame_length=FRAME, hop_length=HOP, fill_na=np.nan
+        y,
+        fmin=27.5,
+        fmax=2500.0,
+        sr=RATE,
+        frame_length=FRAME,
+        hop_length=HOP,
+        fill_na=np.nan,
+        max_transition_rate=400.0,  # by default an octave leap without a rest is out of its reach
     )
     with np.errstate(invalid="ignore"):
         midi = 69 + 12 * np.log2(f0 / 440)
@@ -95,13 +102,17 @@ def track(x: np.ndarray, rate: int) -> np.ndarray:
 
 
 def as_played(notes: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """Notes (N, 3) with the pitch that the source really has: its median within the note."""
+    """Notes (N, 3) with the pitch that pYIN hears in the source: its median within the note.
+
+    It may stand an octave from the written note (a few samples speak so); where it stands anywhere
+    else, pYIN is not believed.
+    """
     played = notes.copy()
     for note in played:
-        inside = pitch[round(note[0] * 100) : round(note[1] * 100)]
-        near = inside[np.abs(inside - note[2]) < 1.0]
+        inside = pitch[round(note[0] * 100) : round(note[1] * 100)] - note[2]
+        near = inside[np.abs((inside + 6) % 12 - 6) < 1.0]
         if len(near) >= 3:
-            note[2] = np.median(near)
+            note[2] += np.median(near)
     return played
 
 

@@ -122,8 +122,8 @@ class TrackerConfig:
     # Voicing = (periodicity + confidence) / 2. Noise stays under 0.6 but for stray frames.
     voiced_on: float = 0.6
     voiced_off: float = 0.4
-    # Below A0 there is rumble, and the edge of the model's range.
-    lowest_midi: float = 20.7
+    # Rumble (brown noise, wind) is heard at the lower edge of the model's range, with full voicing.
+    lowest_midi: float = 21.5
     # The level of low notes ripples with their period: attacks are then read from its crest.
     ripple_below_midi: float = 36.0
     # Attack score (dB) = fall before + rise after + onset strength above its usual value, capped at

@@ -208,6 +208,51 @@ def test_measured_frames_play_back_as_the_note(tables: list[InstrumentTable]) ->
     assert render_train.mel_distance(real, render_data.mel_power(wrong, centres)) > 0.5
 
 
+def test_style_table_hears_the_tones(tables: list[InstrumentTable]) -> None:
+    """One vector a tone, and the same tone twice is the same vector, however loud."""
+    from v3audio.model import ModelConfig, V3Model
+
+    torch.manual_seed(0)
+    model = V3Model(ModelConfig()).eval()
+    t = np.arange(8_000) / 16_000
+    saw = (t * 220 % 1 - 0.5) * 20_000
+    pluck = saw * np.exp(-t / 0.01)  # over before the first frame is taken
+    tones = np.stack([saw, saw / 2, pluck]).astype(np.int16)
+    heard = render_train.style_table(model, [dataclasses.replace(tables[0], tones=tones)])
+    assert heard[0].shape == (3, 16) and np.isfinite(heard[0]).all()
+    np.testing.assert_allclose(heard[0][0], heard[0][1], atol=0.02)
+    assert np.abs(heard[0][0] - heard[0][2]).max() > 0.05
+
+
+def test_timbres_are_written_as_they_are_read(tmp_path: Path) -> None:
+    from v3audio import timbres
+    from v3audio.bundle import Bundle
+
+    style = np.linspace(-1, 1, 16).astype(np.float32)
+    measured = render_train.TimbreMeasures("nylon-guitar", 24, (40, 84), style, -1.5, (6.0, 30.0),
+                                           0.8)
+    (path,) = render_train.write_timbres(tmp_path / "t", Bundle(tmp_path / "m", {}, None, "a" * 64),
+                                         [measured])
+    back = timbres.load(path)
+    np.testing.assert_array_equal(back.style, style)
+    assert (back.name, back.note_range, back.gain_db) == ("nylon-guitar", (40, 84), -1.5)
+    assert (back.model, back.model_sha256, back.licence) == ("m", "a" * 64, "MIT")
+    assert back.decay_db_per_s == 18.0
+    assert back.extras == {"decay_low_db_per_s": 6.0, "decay_high_db_per_s": 30.0,
+                           "release_s": 0.8}
+
+
+def test_refuses_a_run_folder_in_use(tmp_path: Path) -> None:
+    one = recipe(tmp_path / "run")
+    render_train._claim(one, resume=False)
+    render_train._claim(one, resume=True)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        render_train._claim(one, resume=False)
+    other = dataclasses.replace(one, model=RendererConfig(hidden=32))
+    with pytest.raises(ConfigError, match="other settings"):
+        render_train._claim(other, resume=True)
+
+
 def test_refuses_bad_recipes() -> None:
     with pytest.raises(ConfigError, match="velocities"):
         RenderDataConfig(velocities=[0])
