@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from realtime.stats import SessionStats
 from v3audio import __version__
 from v3audio.audio_file import AudioInfo, AudioWriter, audio_info, check_output, read_mono
-from v3audio.engine import Engine, one_blas_thread
+from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError, DeviceError
 from v3audio.midi_file import DEAD_BAND_CENTS, write_event_midi
 from v3audio.notes import NoteEvent
 from v3audio.paths import atomic_write
 from v3audio.streaming import check_sample_rate
+from v3audio.threads import one_thread
 
 Samples = NDArray[np.float32]
 Pace = Literal["realtime", "fast"]
@@ -173,7 +174,7 @@ def run_live(
         ]
         writer = files.enter_context(_Output(wav_path, info, rate)) if wav_path else None
         stopped = files.enter_context(_stop_on_signals())
-        files.enter_context(one_blas_thread())
+        files.enter_context(one_thread())
         engine.warm_up()
 
         def report() -> LiveReport:

@@ -28,6 +28,7 @@ from v3audio.hearing import Heard
 from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
 from v3audio.paths import atomic_write
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
+from v3audio.threads import one_thread
 from v3audio.timbres import Timbre, check_name
 
 Samples = NDArray[np.float32]
@@ -377,7 +378,9 @@ def _hear(
         windows = windows[:n_frames_left]
         n_frames_left -= len(windows)
         for start in range(0, len(windows), BATCH):
-            yield hearing.frames(windows[start : start + BATCH])
+            with one_thread():
+                heard = hearing.frames(windows[start : start + BATCH])
+            yield heard
         if progress:
             n_done = min(n_done + len(block), sound.n_samples)
             progress(n_done, sound.n_samples)

@@ -11,17 +11,14 @@ can depend on an input sample from e_k on: causal by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from v3audio import timbres
 from v3audio.bundle import load_bundle
@@ -30,6 +27,7 @@ from v3audio.live_hearing import LiveHearing, OneByOne
 from v3audio.notes import FrameNotes, NoteEvent, NoteTracker, TrackerConfig
 from v3audio.renderer import RenderControl, Renderer
 from v3audio.streaming import ANALYSIS_RATE, HOP, WINDOW, Framer, StreamingResampler
+from v3audio.threads import one_blas_thread
 from v3audio.timbres import Timbre
 
 Samples = NDArray[np.float32]
@@ -509,29 +507,6 @@ def _foreign(timbre: Timbre, model: str) -> TimbreError:
         f"timbre '{timbre.name}' was made for model '{timbre.model}', not for '{model}'; "
         "capture it again with this model (v3audio capture NAME FILE)"
     )
-
-
-@cache
-def _blas() -> list[Any]:
-    """The matrix libraries that are loaded, each with `get_num_threads` and `set_num_threads`."""
-    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep matrix products to one thread.
-
-    The products of a live frame are so small that sharing one takes longer than doing it, and on a
-    busy machine a hundred times longer. Costs nothing where one thread is the rule already.
-    """
-    before = [(library, n) for library in _blas() if (n := library.get_num_threads()) > 1]
-    for library, _ in before:
-        library.set_num_threads(1)
-    try:
-        yield
-    finally:
-        for library, n in before:
-            library.set_num_threads(n)
 
 
 def _extra(timbre: Timbre, name: str, default: float) -> float:

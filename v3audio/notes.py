@@ -119,7 +119,8 @@ class TrackerConfig:
     # -- Both modes.
     # A note is over this far below its own peak: what follows is a tail.
     release_db: float = 28.0
-    # Voicing = (periodicity + confidence) / 2. Noise stays under 0.6 but for stray frames.
+    # Voicing = (periodicity + confidence) / 2. White noise stays under 0.64; pink noise
+    # passes 0.6 in half of its frames, but those agree on no pitch.
     voiced_on: float = 0.6
     voiced_off: float = 0.4
     # Rumble (brown noise, wind) is heard at the lower edge of the model's range, with full voicing.
@@ -143,8 +144,9 @@ class TrackerConfig:
     # A consonant or a breath shorter than this does not end a note.
     unvoiced_hold_ms: float = 50.0
 
-    # -- Live: when to believe a pitch, in ms of trusted frames. Halving the first three brings
-    # notes 10 ms earlier and doubles the stray ones (7 % to 16 %).
+    # -- Live: when to believe a pitch, in ms of trusted frames. Halving `confirm_*` and
+    # `change_ms` brings notes above A3 11 ms earlier (40 to 29 ms) and doubles the stray ones (8 to
+    # 17 % on real phrases).
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
     # stand at 0.95 and above, half of the octave slips under 0.8: doubt costs time, not notes.
     trusted: float = 1.0
@@ -187,7 +189,7 @@ class TrackerConfig:
     drift_semitones: float = 0.75
     vibrato_semitones: float = 0.95
     vibrato_half_ms: float = 140.0
-    min_note_ms: float = 60.0
+    min_note_ms: float = 70.0
 
     # -- Files: where it begins. The pitch becomes certain up to this long (plus so many periods)
     # after the attack; without an attack, typically `legato_delay_ms` after the change.
@@ -222,7 +224,8 @@ class NoteTracker:
     """Live notes, one frame at a time: causal, deterministic, no clock.
 
     Feed frames in order; `step` returns the events that this frame decides, note-off before
-    note-on. After the last frame, or on panic, `release` ends what sounds.
+    note-on. After the last frame, or on panic, `release` ends what sounds. `config` may be replaced
+    between frames (a new gate); `settle_ms` and `step_ms` are read at the start only.
     """
 
     def __init__(self, config: TrackerConfig | None = None, hop_s: float = 0.005) -> None:
@@ -245,7 +248,6 @@ class NoteTracker:
     def reset(self) -> None:
         """Forget everything, as at the start. Emits nothing: `release` ends a note that sounds."""
         self._note = -1
-        self._centre = 0.0  # fine pitch of the sounding note when it began
         self._velocity = 0
         self._cents = 0.0
         self._peak_db = -120.0
@@ -373,9 +375,7 @@ class NoteTracker:
         self._peak_db = max(self._peak_db, level)
         self._noise_db = min(self._noise_db, level)
         self._unvoiced_ms = self._unvoiced_ms + hop if voicing < c.voiced_off else 0.0
-        newest = max(
-            self._levels[-max(2, self._n_recent // 3) :]
-        )  # holds over the ripple of low notes
+        newest = max(self._levels[-max(2, self._n_recent // 3) :])  # over the ripple of low notes
         if (
             newest < self._gate(pitch) - c.gate_hysteresis_db
             or newest < self._peak_db - c.release_db
@@ -451,7 +451,6 @@ class NoteTracker:
         self._last_pitch = self._note + self._cents / 100.0
         self._note = -1
         self._trough_db = self._levels[-1]
-        self._rival_ms = 0.0 if self._rival_ms == 0.0 else self._rival_ms
         self._pending_ms = -1.0
         return event
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from v3audio.audio_file import load_mono
 from v3audio.engine import Engine, Voice, VoiceConfig
 from v3audio.errors import ConfigError, DeviceError, TimbreError
 from v3audio.notes import FrameNotes, NoteEvent
+from v3audio.paths import presets_dir
 from v3audio.renderer import Renderer, RendererConfig, RendererNet
 from v3audio.timbres import Timbre
 
@@ -445,3 +447,24 @@ def test_the_tail_after_a_note_off_does_not_start_again_but_a_new_attack_does() 
     tail = HEARD._replace(level_db=-38.0)
     assert [v.step(tail, []) for _ in range(20)] == [None] * 20
     assert v.step(HEARD, []) is not None
+
+
+# -- the shipped instrument ----------------------------------------------------------------------
+
+
+def test_the_shipped_instrument_gives_the_same_at_any_block_and_looks_at_nothing_later() -> None:
+    x, rate = load_mono(presets_dir() / "demo" / "alto-sax.flac")
+    x = x[:rate]
+    e = Engine("flute:0.7,trumpet:0.3", rate)
+    expected, expected_events = run(e, x)
+    assert np.abs(expected).max() > 0.01
+    assert any(event.kind == "on" for event in expected_events)
+    for block in (7, 128, 1000):
+        e.reset()
+        out, events = run(e, x, block)
+        np.testing.assert_array_equal(out, expected)
+        assert events == expected_events
+    later = x.copy()
+    later[rate // 2 :] = 0.5 * np.sign(np.sin(np.arange(rate - rate // 2)))
+    e.reset()
+    np.testing.assert_array_equal(run(e, later)[0][: rate // 2], expected[: rate // 2])

@@ -292,6 +292,23 @@ def test_no_note_in_silence_noise_or_hum(mode, seed):
 
 
 @BOTH
+def test_no_note_in_rumble(mode):
+    rumble = Take()
+    for _ in range(600):  # wind and brown noise sit at the lower edge of the model's range
+        rumble.frame(-30 + rumble.rng.normal(0, 2), 1.0, 0.97, rumble.rng.uniform(20.3, 21.2), 0.95)
+    assert notes_of(rumble, mode) == []
+
+
+def test_a_reed_that_first_speaks_an_octave_up_is_one_note_in_a_file():
+    take = Take().rest(200).note(69, 90, unsure_ms=0).note(57, 400, burst=0.0, unsure_ms=0)
+    (note,) = take.decoded()
+    assert note.midi == 57 and note.onset_s == pytest.approx(0.2, abs=0.02)
+    # but a note that short is one where no octave explains it
+    take = Take().rest(200).note(64, 110, unsure_ms=0).note(57, 400, burst=0.0, unsure_ms=0)
+    assert pitches(take.decoded()) == [64, 57]
+
+
+@BOTH
 def test_notes_over_room_noise(mode):
     take = Take().noise(1500, -55)
     for midi in (62, 65):

@@ -15,7 +15,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the results.")
     ] = Path("demo-out"),
-    timbre: TimbreOption = "flute",
+    timbre: TimbreOption = "clarinet",
 ) -> None:
     """Turn a shipped recording into MIDI and into another timbre; no hardware needed."""
     from v3audio.api import transcribe, transfer_file
