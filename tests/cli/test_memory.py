@@ -26,9 +26,9 @@ def peak_mb(source):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 short = peak_mb(sys.argv[1])
+own = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("RssAnon"))
+print("own", own / 1024)  # read now: the kernel takes idle library pages back as it likes
 print("grown", peak_mb(sys.argv[2]) - short)
-mapped = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("RssFile"))
-print("own", short - mapped / 1024)
 """
 
 
