@@ -43,6 +43,7 @@ TAIL_S = 0.1  # silence heard after the end, so that the last note is seen to st
 DECODE_S = 120.0  # notes are decoded in stretches of this length...
 CONTEXT_S = 4.0  # ...that see this much of their neighbours
 N_KEPT = 12  # most probable notes of a frame that are kept; what is rarer decides nothing
+FIRST_ROOM = 1 << 16  # frames that `_Kept` has room for at first: 11 minutes
 
 MIN_CAPTURE_S = 1.0  # of sounding, pitched frames
 SURE = 0.6  # voicing from which a frame tells of the timbre
@@ -417,35 +418,49 @@ class _Frames(NamedTuple):
 
 
 class _Kept:
-    """Collects frames in 56 bytes each: 40 MB for two hours."""
+    """Collects frames in 56 bytes each: 40 MB for two hours, and at most twice that in room.
+
+    In a few large columns that double, rather than in small parts: those would lie scattered
+    between the passing arrays of each batch and keep the heap from ever shrinking.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[_Frames] = []
+        self._n = 0
+        none = np.zeros(0, np.float32)
+        top = np.zeros((0, N_KEPT))
+        self._room = _Frames(
+            none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16)
+        )
 
     def add(self, heard: Heard) -> None:
         top = np.argpartition(heard.note_probs, -N_KEPT, axis=1)[:, -N_KEPT:]
         probs = np.take_along_axis(heard.note_probs, top, axis=1)
-        self._parts.append(
-            _Frames(
-                heard.level_db,
-                heard.onset,
-                heard.periodicity,
-                heard.pitch_midi,
-                heard.confidence,
-                top.astype(np.uint8),
-                probs.astype(np.float16),
-            )
+        new: tuple[NDArray[Any], ...] = (
+            heard.level_db,
+            heard.onset,
+            heard.periodicity,
+            heard.pitch_midi,
+            heard.confidence,
+            top,
+            probs,
         )
+        end = self._n + len(top)
+        if end > len(self._room.level_db):
+            self._grow(max(end, 2 * self._n, FIRST_ROOM))
+        columns: tuple[NDArray[Any], ...] = self._room
+        for column, values in zip(columns, new, strict=True):
+            column[self._n : end] = values
+        self._n = end
+
+    def _grow(self, room: int) -> None:
+        columns: tuple[NDArray[Any], ...] = self._room
+        wider = [np.empty((room, *c.shape[1:]), c.dtype) for c in columns]
+        for old, column in zip(columns, wider, strict=True):
+            column[: self._n] = old[: self._n]
+        self._room = _Frames._make(wider)
 
     def frames(self) -> _Frames:
-        if not self._parts:
-            none = np.zeros(0, np.float32)
-            top = np.zeros((0, N_KEPT))
-            return _Frames(
-                none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16)
-            )
-        self._parts = [_Frames._make(map(np.concatenate, zip(*self._parts, strict=True)))]
-        return self._parts[0]
+        return self._room.part(0, self._n)
 
 
 def _decode(frames: _Frames, config: TrackerConfig, stretch_s: float = DECODE_S) -> list[Note]:
