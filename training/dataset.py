@@ -174,14 +174,6 @@ def _n_frames(clip: Clip, g: Geometry, hop: int) -> int:
     return int(info.frames * g.sample_rate / info.samplerate) // hop
 
 
-def pitch_at(notes: dict[str, object], times_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The note that sounds at each time of a clip's JSON, MIDI number; NaN between notes."""
-    out = np.full(len(times_s), np.nan)
-    for note in notes["notes"]:  # type: ignore[attr-defined]
-        out[(times_s >= note["onset_s"]) & (times_s < note["offset_s"])] = note["midi"]
-    return out
-
-
 def iter_labelled(folder: Path) -> Iterator[tuple[Clip, dict[str, object]]]:
     """Clips that come with notes. For naming codes and measuring, never for training."""
     for clip in find_clips(folder):

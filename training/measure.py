@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.dataset import Clip, find_clips, iter_labelled, read_clip, windows_of
+from training.dataset import iter_labelled, read_clip, windows_of
 from v3audio.features import FrontEnd
 from v3audio.geometry import Geometry
 from v3audio.model import V3Model
@@ -195,7 +195,3 @@ def times_to_right_code(frames: LabelledFrames, said: NDArray[np.int64],
             first = np.flatnonzero(both)
             when = frames.age_s[own[first[0]]] + LABEL_BACK_S if len(first) else np.inf
             yield int(frames.note[own[0]]), float(when)
-
-
-__all__ = ["Clip", "LabelledFrames", "encode_labelled", "find_clips", "pitch_r2", "retrieval",
-           "segment_means", "times_to_right_code"]
