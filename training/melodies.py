@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from training.folders import claim, write_json
 from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import disturb
 from training.soundfonts import (
@@ -48,7 +48,6 @@ FORMAT = 1
 """Of the folder; a change in what a seed gives raises it."""
 AUDIO_SUFFIXES = (".flac", ".wav", ".aif", ".aiff", ".ogg", ".mp3")
 _MOST_CLIPS = 100_000  # file names have five digits
-_UNFINISHED = re.compile(r"\.\d{5}(\.clean)?\.[0-9a-f]+\.(flac|json)")  # as atomic_write names it
 _CHECK_FILE = "pitch_check.json"
 _VOICES = 8  # singers in one data set
 _AUDIBLE_DB = 35.0  # below the clip's loud parts, a note counts as faded away
@@ -210,7 +209,8 @@ def render(
     }
     if fonts:
         versions["fluidsynth"] = fluidsynth_version()
-    _claim(out_dir, settings)
+    # the pitch check takes a while and may be copied over from another folder
+    claim(out_dir, settings, keep=_CHECK_FILE)
 
     checks: list[tuple[int, ProgramCheck]] = []  # (index of the soundfont, program)
     kept: list[dict[str, Any]] = []
@@ -244,7 +244,7 @@ def render(
         "n_clips": max(n_clips, sum(1 for _ in out_dir.glob("[0-9]*.json"))),
         "complete": False,
     }
-    _write_json(out_dir / "manifest.json", manifest)
+    write_json(out_dir / "manifest.json", manifest)
     n_kept = n_rendered = 0
     synths: dict[int, Synth] = {}
     try:
@@ -261,53 +261,9 @@ def render(
     finally:
         for synth in synths.values():
             synth.close()
-    _write_json(out_dir / "manifest.json", manifest | {"complete": True})
+    write_json(out_dir / "manifest.json", manifest | {"complete": True})
     used = sorted({check.program for _, check in checks})
     return Summary(out_dir, n_clips, n_rendered, n_kept, n_clips * clip_s, used, dropped)
-
-
-def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
-    """Make the folder ours, or refuse to mix two data sets in it."""
-    manifest = out_dir / "manifest.json"
-    if manifest.is_file():
-        try:
-            before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-        except (json.JSONDecodeError, KeyError, TypeError) as e:
-            raise ConfigError(f"{manifest} is damaged; choose another folder with -o") from e
-        if before != settings:
-            changed = [key for key in settings if before.get(key) != settings[key]]
-            details = "; ".join(
-                f"{key} was {_short(before.get(key))}, now {_short(settings[key])}"
-                for key in changed
-            )
-            raise ConfigError(
-                f"{out_dir} holds clips made with other settings ({details}); "
-                "use the same ones to go on, or choose another folder with -o"
-            )
-        for path in out_dir.iterdir():  # left by a run that was killed
-            if _UNFINISHED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-        return
-    # The pitch check takes a while and may be copied over from another folder.
-    if out_dir.is_dir() and any(path.name != _CHECK_FILE for path in out_dir.iterdir()):
-        raise ConfigError(
-            f"{out_dir} holds files that are no rendered data set; choose another folder with -o"
-        )
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"{out_dir} cannot be made ({e.strerror}); choose another with -o") from e
-    _write_json(manifest, {"settings": settings, "complete": False})
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _write_json(path: Path, data: object) -> None:
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 def _turns(share: float, clip: int) -> tuple[bool, int]:
@@ -385,7 +341,7 @@ def _render_clip(
         soundfile.write(encoded, sound, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         with atomic_write(stem.with_suffix(suffix)) as part:
             part.write_bytes(encoded.getvalue())
-    _write_json(stem.with_suffix(".json"), label)
+    write_json(stem.with_suffix(".json"), label)
 
 
 def _play(

@@ -33,9 +33,9 @@ from v3audio.renderer import (
     RenderControl,
     Renderer,
     RendererConfig,
-    RendererNet,
     SpectrumSource,
 )
+from v3audio.renderer_net import RendererNet, frozen
 from v3audio.units import midi_to_hz
 
 
@@ -367,6 +367,7 @@ def play_like(source: RendererNet | SpectrumSource, style: NDArray[np.float32],
               note: render_data.NoteFrames, level_shift_db: float, seconds: float, seed: int = 0
               ) -> NDArray[np.float32]:
     """Render a note with the measured level and pitch of `note`, (n_samples,) at 48 kHz."""
+    source = frozen(source) if isinstance(source, RendererNet) else source
     renderer = Renderer(source, render_data.SYNTH_RATE, seed)
     n_hop = render_data.SYNTH_RATE // 200
     out = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,19 @@ from v3audio.errors import BundleError, ConfigError, did_you_mean
 from v3audio.paths import atomic_write, presets_dir, user_home
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
+    from v3audio.cuda_hearing import CudaHearing
+    from v3audio.geometry import ModelConfig
     from v3audio.hearing import Hearing
+    from v3audio.live_hearing import LiveHearing
     from v3audio.model import V3Model
-    from v3audio.renderer import RendererNet
+    from v3audio.renderer import FrozenNet, RendererConfig
+    from v3audio.renderer_net import RendererNet
+
+    Weights = dict[str, NDArray[np.float32]]  # by their names in the network
 
 FORMAT = 1
 KIND = "v3audio-model"
@@ -57,15 +67,19 @@ class Bundle:
 
     def load_model(self) -> V3Model:
         """The V3 network with its weights, in evaluation mode."""
-        from v3audio.model import ModelConfig, V3Model
+        from v3audio.model import V3Model
 
-        try:
-            model = V3Model(from_table(ModelConfig, self.config))
-        except ConfigError as e:
-            raise BundleError(f"{self.folder / META}: {e}; "
-                              "it may be from another version") from None
-        _fill(model, self.folder / WEIGHTS, self.checksum)
+        model = V3Model(self._model_config())
+        _fill(model, self.weights(), self.folder / WEIGHTS)
         return model.eval()
+
+    def weights(self) -> Weights:
+        """The V3 weights by name.
+
+        Raises:
+            BundleError: missing or damaged.
+        """
+        return _read(self.folder / WEIGHTS, self.checksum)
 
     def load_hearing(self, device: str = "cpu") -> Hearing:
         """Encoder, codebook and code map as one function of windows.
@@ -75,10 +89,31 @@ class Bundle:
         """
         from v3audio.hearing import Hearing
 
-        if self.code_map is None:
-            raise BundleError(f"{self.folder}: the codes have no names yet; "
-                              f"type 'v3audio calibrate {self.folder}' first")
-        return Hearing(self.load_model(), self.code_map, device)
+        return Hearing(self.load_model(), self._named_codes(), device)
+
+    def load_live_hearing(self, device: str = "cpu") -> LiveHearing | CudaHearing:
+        """The same, one frame at a time: in numpy without loading torch, or as a CUDA graph.
+
+        Raises:
+            BundleError: damaged, foreign, or the codes have no names yet.
+        """
+        if device == "cuda":
+            from v3audio.cuda_hearing import CudaHearing
+
+            return CudaHearing(self.load_hearing(device))
+        import numpy as np
+
+        from v3audio.live_hearing import LiveHearing
+
+        config, codes = self._model_config(), self._named_codes()
+        with _weights_as_described(self.folder / WEIGHTS):
+            weights = self.weights()
+            n_codes = len(weights["codebook.atoms"])
+            if not n_codes == len(codes.code_to_note) == config.codebook_size:
+                raise ValueError(f"{n_codes} codes")
+            hearing = LiveHearing(weights, config, codes)
+            hearing.frame(np.zeros(config.geometry.window_length, np.float32))
+        return hearing
 
     def load_renderer(self) -> RendererNet:
         """The renderer's network.
@@ -86,17 +121,55 @@ class Bundle:
         Raises:
             BundleError: damaged, or there is none.
         """
-        from v3audio.renderer import RendererConfig, RendererNet
+        from v3audio.renderer_net import RendererNet
+
+        config, weights = self._renderer_parts()
+        net = RendererNet(config)
+        _fill(net, weights, self.folder / RENDERER)
+        return net.eval()
+
+    def load_frozen_renderer(self) -> FrozenNet:
+        """The renderer's network in numpy, one frame at a time, without loading torch.
+
+        Raises:
+            BundleError: damaged, or there is none.
+        """
+        from v3audio.renderer import FrozenNet
+
+        config, weights = self._renderer_parts()
+        with _weights_as_described(self.folder / RENDERER):
+            net = FrozenNet(weights, config)
+            n_found = len(net(weights["style_mean"], 60.0, -20.0, 0.0))
+            if n_found != config.n_harmonics + config.n_noise:
+                raise ValueError(f"{n_found} harmonics and noise bands")
+        return net
+
+    def _model_config(self) -> ModelConfig:
+        from v3audio.geometry import ModelConfig
+
+        try:
+            return from_table(ModelConfig, self.config)
+        except ConfigError as e:
+            raise BundleError(f"{self.folder / META}: {e}; "
+                              "it may be from another version") from None
+
+    def _named_codes(self) -> CodeMap:
+        if self.code_map is None:
+            raise BundleError(f"{self.folder}: the codes have no names yet; "
+                              f"type 'v3audio calibrate {self.folder}' first")
+        return self.code_map
+
+    def _renderer_parts(self) -> tuple[RendererConfig, Weights]:
+        from v3audio.renderer import RendererConfig
 
         if self.renderer is None:
             raise BundleError(f"{self.folder}: has no renderer, so it can transcribe but not play; "
                               "train one with 'v3audio train' and a renderer recipe")
         try:
-            net = RendererNet(from_table(RendererConfig, self.renderer["config"]))
+            config = from_table(RendererConfig, self.renderer["config"])
         except (ConfigError, KeyError) as e:
             raise BundleError(f"{self.folder / META}: renderer: {e}") from None
-        _fill(net, self.folder / RENDERER, str(self.renderer.get("sha256")))
-        return net.eval()
+        return config, _read(self.folder / RENDERER, str(self.renderer.get("sha256")))
 
 
 def find_model(name_or_folder: str | Path | None = None) -> Path:
@@ -194,9 +267,9 @@ def _save(module: nn.Module, path: Path) -> str:
     return hashlib.sha256(blob).hexdigest()
 
 
-def _fill(module: nn.Module, path: Path, checksum: str) -> None:
+def _read(path: Path, checksum: str) -> Weights:
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.numpy import load
 
     try:
         blob = path.read_bytes()
@@ -206,7 +279,25 @@ def _fill(module: nn.Module, path: Path, checksum: str) -> None:
         raise BundleError(f"{path}: does not match its checksum in {META}; it is damaged or "
                           "belongs to another model; copy the model again")
     try:
-        module.load_state_dict(load(blob), strict=True)
-    except (SafetensorError, RuntimeError) as e:
-        reason = str(e).splitlines()[0]
-        raise BundleError(f"{path}: not the weights that {META} describes ({reason})") from None
+        return load(blob)
+    except SafetensorError as e:
+        raise BundleError(f"{path}: no weights ({e}); copy the model again") from None
+
+
+def _fill(module: nn.Module, weights: Weights, path: Path) -> None:
+    import torch
+
+    with _weights_as_described(path):
+        module.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=True)
+
+
+@contextmanager
+def _weights_as_described(path: Path) -> Iterator[None]:
+    """Say so where building or trying a network shows that its weights are another one's."""
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, RuntimeError) as e:
+        line = (str(e) or repr(e)).splitlines()[0]
+        raise BundleError(
+            f"{path}: not the weights that {META} describes ({line}); copy the model again"
+        ) from None

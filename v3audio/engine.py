@@ -11,11 +11,10 @@ can depend on an input sample from e_k on: causal by construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from dataclasses import replace
+from math import ceil, log10
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +22,21 @@ from numpy.typing import NDArray
 from v3audio import timbres
 from v3audio.bundle import load_bundle
 from v3audio.errors import ConfigError, DeviceError, TimbreError
-from v3audio.live_hearing import LiveHearing, OneByOne
+from v3audio.glides import Fader, TimbreGlide
 from v3audio.notes import FrameNotes, NoteEvent, NoteTracker, TrackerConfig
 from v3audio.renderer import RenderControl, Renderer
+from v3audio.settings import Settings, ref_semitones
 from v3audio.streaming import ANALYSIS_RATE, HOP, WINDOW, Framer, StreamingResampler
 from v3audio.threads import one_blas_thread
 from v3audio.timbres import Timbre
+from v3audio.tuning import Tuning, octaves_into_range, tuned
+from v3audio.units import db_to_gain, midi_to_hz
+from v3audio.voice import SILENT_DB, Played, Voice, VoiceConfig
 
 Samples = NDArray[np.float32]
 
-MAX_TRANSPOSE = 36.0
-SILENT_DB = -120.0
-MAX_RELEASE_S = 0.3
-"""A player who stops wants silence: longer releases of a timbre are cut to this."""
+RAMP_S = 0.002
+"""A changed gain, mix, bypass or switch arrives after this long, in a straight line."""
 _KNEE = 0.891  # -1 dBFS: below it the limiter does nothing
 _LOUDEST = 100.0  # +40 dBFS: what is louder is clipped before it is heard, lest its square overflow
 
@@ -45,6 +46,15 @@ class HearingPart(Protocol):
 
     def frame(self, window: Samples, /) -> FrameNotes:
         """What is heard in one (window,) stretch of samples at the analysis rate."""
+        ...
+
+
+@runtime_checkable
+class Codes(Protocol):
+    """A hearing that can also name the codebook's atom."""
+
+    def code(self) -> tuple[int, float]:
+        """Index of the atom nearest to the newest frame's content, and the distance to it."""
         ...
 
 
@@ -78,116 +88,17 @@ class RendererPart(Protocol):
         ...
 
 
-class Played(NamedTuple):
-    """What a frame asks the renderer for; None in its place lets the sound go."""
+class Readout(NamedTuple):
+    """What the newest frame was, for meters and tuners."""
 
-    pitch_midi: float
-    level_db: float
-    age_s: float  # since the voice began this note
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceConfig:
-    """How notes and loudness steer the renderer.
-
-    Attributes:
-        gate_db: input level (dBFS, RMS of 20 ms) from which sound counts.
-        hysteresis_db: a gate once open closes this much lower.
-        sure: voicing (mean of periodicity and confidence, as in the tracker) from which a pitch
-            that two frames agree on begins to sound before the tracker has decided on a note.
-        agree_semitones: how near two frames' pitches must lie to agree.
-        attack_db: rise of the level after a note-off that counts as a new attack; only an attack
-            (or the opening of the gate) lets a pitch sound early, a room's tail does not.
-        follow_semitones: heard pitch within this of the tracker's note is played as heard (vibrato
-            and bends pass); outside it (an octave slip, a glide before the tracker has moved on)
-            the last deviation is held.
-        full_step_db: a change of level this large acts at once; a smaller one, such as the ripple
-            of a low note's periods within 20 ms, in part.
-        full_step_semitones: the same for the pitch of a sounding note, which a bow roughens.
-        least_step: the part of the smallest changes that each frame follows.
-    """
-
-    gate_db: float = -50.0
-    hysteresis_db: float = 6.0
-    sure: float = 0.6
-    agree_semitones: float = 0.3
-    attack_db: float = 6.0
-    follow_semitones: float = 0.8
-    full_step_db: float = 3.0
-    full_step_semitones: float = 0.4
-    least_step: float = 0.3
-
-
-class Voice:
-    """From what was heard, and which note sounds, to what the renderer plays; no audio in here.
-
-    Loudness acts at once, pitch when it is known. An attack stays silent until its first pitch: the
-    tracker's note-on, or already two frames in a row that are sure of one pitch, whichever is first
-    (a wrong guess would be heard as a wrong note, and waiting longer than needed as sluggishness).
-    From then on the pitch is the heard fine pitch around the tracker's note. Sound without a note
-    (noise, breath, talk) is not imitated.
-    """
-
-    def __init__(self, config: VoiceConfig, hop_s: float) -> None:
-        self.config = config
-        self._hop_s = hop_s
-        self.reset()
-
-    def reset(self) -> None:
-        """Back to silence."""
-        self._open = False
-        self._note: int | None = None  # the tracker's
-        self._deviation = 0.0  # semitones from it
-        self._pitch: float | None = None  # what sounds; None: nothing
-        self._level_db: float | None = None  # of what sounds
-        self._guess: float | None = None  # sure pitch of the frame before
-        self._floor_db = SILENT_DB  # lowest level since the last note-off
-        self._age_s = 0.0
-
-    def step(self, frame: FrameNotes, events: Sequence[NoteEvent]) -> Played | None:
-        """One frame: what was heard, and what the tracker made of it."""
-        c = self.config
-        early = self._pitch is not None and self._note is None
-        self._age_s += self._hop_s
-        ended = False
-        for event in events:
-            if event.kind == "on":
-                # a note that began on its first sure pitch goes on; any other begins now
-                if not (early and abs(event.note - (self._pitch or 0.0)) < 1.0):
-                    self._age_s = 0.0
-                self._note, self._deviation, ended = event.note, event.cents / 100.0, False
-            elif event.kind == "off":
-                self._note, ended, self._floor_db = None, True, frame.level_db
-        self._open = frame.level_db >= c.gate_db - (c.hysteresis_db if self._open else 0.0)
-        self._floor_db = min(self._floor_db, frame.level_db) if self._open else SILENT_DB
-        voicing = 0.5 * (frame.periodicity + frame.confidence)
-        heard = frame.pitch_midi if voicing >= c.sure else None
-        before, self._guess = self._guess, heard
-        attack = frame.level_db >= self._floor_db + c.attack_db
-        if self._note is not None:
-            deviation = frame.pitch_midi - self._note
-            if abs(deviation) <= c.follow_semitones:
-                self._deviation = self._towards(self._deviation, deviation, c.full_step_semitones)
-            self._pitch = self._note + self._deviation
-        elif ended or not self._open or heard is None:
-            self._pitch = None
-        elif self._pitch is not None:
-            self._pitch = heard if abs(heard - self._pitch) <= c.follow_semitones else None
-        elif before is not None and abs(heard - before) <= c.agree_semitones and attack:
-            self._pitch, self._age_s = heard, 0.0
-        if self._pitch is None or not self._open:
-            self._level_db = None
-            return None
-        level_db = min(frame.level_db, 0.0)
-        if self._level_db is not None:
-            level_db = self._towards(self._level_db, level_db, c.full_step_db)
-        self._level_db = level_db
-        return Played(self._pitch, level_db, self._age_s)
-
-    def _towards(self, old: float, new: float, full_step: float) -> float:
-        """Follow a change: at once where it is large, by degrees where it is slight."""
-        change = new - old
-        return old + change * min(max(abs(change) / full_step, self.config.least_step), 1.0)
+    level_db: float  # heard, dBFS RMS of 20 ms
+    pitch_hz: float  # heard; 0 below the gate
+    confidence: float  # 0..1, of that pitch
+    note: int | None  # that sounds, as in the events
+    cents: float  # of what sounds, from that note
+    code: int  # the codebook's nearest atom; -1 where the hearing names none
+    code_distance: float
+    output_db: float  # given back, dBFS RMS of one hop
 
 
 class Engine:
@@ -207,6 +118,7 @@ class Engine:
         transpose: semitones, -36..36, fractions allowed; events carry the transposed note.
         mix: 0 (the input as it came) .. 1 (the new timbre alone). The dry part is not delayed.
         gate_db: dBFS, -90..0; below it the input is silence.
+        settings: everything that may be moved while playing; the three above take precedence.
         device: where the model runs: ``cpu``, ``cuda``, or ``auto``, which means the CPU here: one
             frame at a time it is faster than the way to a GPU and back.
         seed: of the renderer's noise; the same seed gives the same samples.
@@ -228,9 +140,10 @@ class Engine:
         block: int = 128,
         model: Path | str | None = None,
         *,
-        transpose: float = 0.0,
-        mix: float = 1.0,
-        gate_db: float = -50.0,
+        transpose: float | None = None,
+        mix: float | None = None,
+        gate_db: float | None = None,
+        settings: Settings | None = None,
         device: str = "auto",
         seed: int = 0,
         hearing: HearingPart | None = None,
@@ -245,11 +158,15 @@ class Engine:
                 f"block = {block}: expected a whole number of samples from 1 (try 128)"
             )
         self.block = int(block)
-        self.transpose = transpose
-        self.mix = mix
+        s = settings or Settings()
+        self._settings = replace(
+            s,
+            transpose=s.transpose if transpose is None else transpose,
+            mix=s.mix if mix is None else mix,
+            gate_db=s.gate_db if gate_db is None else gate_db,
+        )
         self._voice = Voice(VoiceConfig(), HOP / ANALYSIS_RATE)
         self._tracker = tracker or NoteTracker(hop_s=HOP / ANALYSIS_RATE)
-        self.gate_db = gate_db
         device = pick_device(device)
         if hearing and renderer and isinstance(timbre, Timbre):
             self.model_name = timbre.model
@@ -260,49 +177,58 @@ class Engine:
                 timbre = timbres.find(timbre, bundle.checksum)
             elif timbre.model_sha256 != bundle.checksum:
                 raise _foreign(timbre, bundle.name)
-            if hearing is None:
-                whole = bundle.load_hearing(device)
-                hearing = LiveHearing(whole) if device == "cpu" else OneByOne(whole)
-            renderer = renderer or Renderer(bundle.load_renderer(), self.sample_rate, seed)
+            hearing = hearing or bundle.load_live_hearing(device)
+            renderer = renderer or Renderer(bundle.load_frozen_renderer(), self.sample_rate, seed)
         self._timbre, self._hearing, self._renderer = timbre, hearing, renderer
         self.reset()
 
-    # -- controls: read once per frame, so a change acts within one hop ----------------------------
+    # -- controls: read once per call of `process`, never in the middle of a block -----------------
+
+    @property
+    def settings(self) -> Settings:
+        """Everything a player may move; set it whole (`dataclasses.replace`) at any time.
+
+        Read when `process` is called next. Gains, mix, bypass and the switch act from that call's
+        first sample, in a ramp of `RAMP_S`; pitch and timbre from the next frame. A change of
+        transposition or scale is heard at once and said from the next note on. While frozen the
+        dry part still passes, so that one can play over what is held.
+        """
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
 
     @property
     def transpose(self) -> float:
-        """Semitones added to what is played."""
-        return self._transpose
+        """`settings.transpose`."""
+        return self._settings.transpose
 
     @transpose.setter
     def transpose(self, semitones: float) -> None:
-        self._transpose = _in_range(
-            "transpose", semitones, -MAX_TRANSPOSE, MAX_TRANSPOSE, "semitones"
-        )
+        self._settings = replace(self._settings, transpose=semitones)
 
     @property
     def mix(self) -> float:
-        """0 (input alone) .. 1 (new timbre alone)."""
-        return self._mix
+        """`settings.mix`."""
+        return self._settings.mix
 
     @mix.setter
     def mix(self, share: float) -> None:
-        self._mix = _in_range("mix", share, 0.0, 1.0, "(0 dry, 1 wet)")
+        self._settings = replace(self._settings, mix=share)
 
     @property
     def gate_db(self) -> float:
-        """Input level in dBFS below which nothing sounds."""
-        return self._voice.config.gate_db
+        """`settings.gate_db`."""
+        return self._settings.gate_db
 
     @gate_db.setter
     def gate_db(self, level_db: float) -> None:
-        level_db = _in_range("gate", level_db, -90.0, 0.0, "dBFS")
-        self._voice.config = replace(self._voice.config, gate_db=level_db)
-        self._tracker.config = replace(self._tracker.config, gate_db=level_db)
+        self._settings = replace(self._settings, gate_db=level_db)
 
     @property
     def timbre(self) -> Timbre:
-        """What plays. May be set at any time; the sound glides over in one hop.
+        """What plays. May be set at any time; the sound glides over in `settings.fade_ms`.
 
         Raises:
             TimbreError: on setting a timbre of another model.
@@ -346,10 +272,30 @@ class Engine:
         """Frames heard so far."""
         return self._frame
 
+    @property
+    def readout(self) -> Readout:
+        """The newest frame, in figures; call it from the thread that calls `process`."""
+        frame = self._heard
+        sounds = frame.level_db >= self._applied.gate_db
+        note, cents = self._said or (None, 0.0)
+        code, distance = -1, 0.0
+        if self._frame and isinstance(self._hearing, Codes):
+            code, distance = self._hearing.code()
+        return Readout(
+            frame.level_db,
+            float(midi_to_hz(frame.pitch_midi)) if sounds else 0.0,
+            frame.confidence if sounds else 0.0,
+            note,
+            cents,
+            code,
+            distance,
+            10.0 * log10(self._output_power + 1e-12),
+        )
+
     # -- running -----------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Back to the state before the first sample; controls stay."""
+        """Back to the state before the first sample; settings and timbre stay."""
         self._tracker.reset()
         self._renderer.reset()
         self._voice.reset()
@@ -361,15 +307,23 @@ class Engine:
         self._start, self._stop = 0, self._effective(0)
         self._segment: Samples = np.zeros(self._stop, np.float32)
         self._pending: Samples = np.empty(self._stop, np.float32)
-        self._released = RenderControl(69.0, SILENT_DB, 0.0, self._timbre.style, voiced=False)
-        self._shift_of: dict[int, tuple[int, float]] = {}
+        self._heard = FrameNotes(SILENT_DB, 0.0, 0.0, 0.0, 0.0)
+        self._square, self._output_power = 0.0, 0.0
+        self._held: Played | None = None  # what sounds now, for `freeze`
+        self._tuning_of: dict[int, Tuning] = {}  # by the tracker's note
+        self._said: tuple[int, float] | None = None  # note and cents of the last event
+        self._glide = TimbreGlide(self._timbre)
+        self._control = RenderControl(69.0, SILENT_DB, 0.0, self._timbre.style, voiced=False)
+        self._applied = self._settings
+        self._fader = Fader(_gains(self._settings), round(RAMP_S * self.sample_rate))
+        self._follow_settings()
 
     def warm_up(self) -> None:
         """Do now what a first call does lazily (allocations, kernel choice), then reset."""
         n = self._effective(8)
         rng = np.random.default_rng(0)
         self.process((0.1 * rng.standard_normal(n)).astype(np.float32))
-        sounding = replace(self._released, level_db=-20.0, voiced=True)
+        sounding = replace(self._control, level_db=-20.0, voiced=True)
         for _ in range(2):
             self._renderer.render(self._stop - self._start, sounding)
         self.reset()
@@ -400,22 +354,12 @@ class Engine:
         if not finite.all():
             self._n_non_finite += len(x) - int(np.count_nonzero(finite))
             x = np.where(finite, x, np.float32(0.0))
+        events = self._take_settings()
         out = np.empty(len(x), np.float32)
-        events: list[NoteEvent] = []
         done = 0
         while done < len(x):
             n = min(len(x) - done, self._stop - self._n_in)
-            at = self._n_in - self._start
-            part = x[done : done + n]
-            np.clip(part, -_LOUDEST, _LOUDEST, out=self._pending[at : at + n])
-            wet = self._segment[at : at + n]
-            if self._mix == 1.0:
-                out[done : done + n] = wet
-            else:
-                dry = np.clip(part, -1.0, 1.0)
-                out[done : done + n] = (
-                    np.float32(1.0 - self._mix) * dry + np.float32(self._mix) * wet
-                )
+            self._mix(x[done : done + n], out[done : done + n])
             self._n_in += n
             done += n
             if self._n_in == self._stop:
@@ -425,6 +369,72 @@ class Engine:
     def flush(self) -> list[NoteEvent]:
         """End of the stream: events that close what still sounds. `reset` before going on."""
         return self._out_events(self._tracker.release(self._n_in))
+
+    def panic(self) -> list[NoteEvent]:
+        """Close what sounds, frozen or not; playing goes on with the next attack.
+
+        Returns:
+            The events to send now.
+        """
+        self._voice.end()
+        self._held = None
+        return self.flush()
+
+    # -- settings ----------------------------------------------------------------------------------
+
+    def _take_settings(self) -> list[NoteEvent]:
+        """Let what was set since the last call act; events of notes that it ends."""
+        events = []
+        if self._settings is not self._applied:
+            before, self._applied = self._applied, self._settings
+            self._fader.go(_gains(self._applied))
+            self._follow_settings()
+            if _plays(before) and not _plays(self._applied):
+                events = self.panic()
+                self._tracker.reset()
+                self._voice.reset()
+        if self._timbre is not self._glide.timbre:
+            hop_ms = 1000.0 * HOP / ANALYSIS_RATE
+            self._glide.go(self._timbre, max(1, round(self._applied.fade_ms / hop_ms)))
+        return events
+
+    def _follow_settings(self) -> None:
+        s = self._applied
+        self._ref = ref_semitones(s.ref_hz)
+        self._voice.config = replace(self._voice.config, gate_db=s.gate_db)
+        self._tracker.config = replace(
+            self._tracker.config,
+            gate_db=s.gate_db,
+            tuning=self._ref,
+            live_min_note_ms=s.min_note_ms,
+            sensitivity=s.sensitivity,
+            velocity=cast(Literal["level", "attack", "fixed"], s.velocity),
+        )
+        # what the gains may lift beyond full scale is bent below it, more softly the more they lift
+        lift = db_to_gain(max(s.gain_out_db + max(s.gain_in_db, 0.0), 0.0)) if not s.bypass else 1.0
+        self._knee = 1.0 - (1.0 - _KNEE) * min((lift - 1.0) / (1.0 - _KNEE), 1.0)
+
+    # -- a frame -----------------------------------------------------------------------------------
+
+    def _mix(self, part: Samples, out: Samples) -> None:
+        """Keep a stretch of input, (n,), for the next frame, and fill its output."""
+        at, n = self._n_in - self._start, len(part)
+        heard, wet = self._pending[at : at + n], self._segment[at : at + n]
+        _clip(part, _LOUDEST, heard)
+        rests = self._fader.rests
+        gain_in, dry, new = self._fader.take(n)
+        heard *= gain_in
+        if rests and dry[0] == 0.0:
+            np.multiply(wet, new, out=out)
+        else:
+            _clip(part, 1.0, out)
+            out *= dry
+            out += wet * new
+        if self._knee < 1.0:
+            _limit(out, self._knee)
+        elif not rests:  # on the way down from gains that lifted
+            _clip(out, 1.0, out)
+        self._square += float(out @ out)
 
     def _effective(self, k: int) -> int:
         """e_k: input samples after which frame k can be heard."""
@@ -436,49 +446,73 @@ class Engine:
             return self._hear_and_render()
 
     def _hear_and_render(self) -> list[NoteEvent]:
-        y, self._resampler_state = self._resampler.step(
-            self._pending[: self._stop - self._start], self._resampler_state
-        )
+        n = self._stop - self._start
+        self._square, self._output_power = 0.0, self._square / n
+        y, self._resampler_state = self._resampler.step(self._pending[:n], self._resampler_state)
         windows, self._framer_state = self._framer.step(y, self._framer_state)
-        frame = self._hearing.frame(windows[0])
-        events = self._tracker.step(frame, self._n_in)
+        self._heard = frame = self._hearing.frame(windows[0])
+        events: list[NoteEvent] = []
+        if not _plays(self._applied):
+            self._held = None
+        elif not self._applied.freeze:
+            # the tracker counts notes from the player's own A
+            own = frame._replace(pitch_midi=frame.pitch_midi - self._ref) if self._ref else frame
+            events = self._tracker.step(own, self._n_in)
+            self._held = self._voice.step(frame, events, self._ref)
+        elif self._held is not None and self._held.breath:
+            self._held = None
         self._frame += 1
         self._start, self._stop = self._stop, self._effective(self._frame)
         n = self._stop - self._start
         if n > len(self._pending):
             self._pending = np.empty(n, np.float32)
-        self._segment = self._render(n, self._voice.step(frame, events))
+        self._segment = self._render(n, self._held)
         return self._out_events(events)
 
     def _render(self, n: int, played: Played | None) -> Samples:
-        timbre = self.timbre
-        if played is None:
-            return _limit(self._renderer.render(n, self._released))
-        pitch = played.pitch_midi + self._transpose
-        control = RenderControl(
-            pitch + 12 * _octaves_into_range(pitch),
-            played.level_db + timbre.gain_db,
+        self._glide.step()
+        if played is not None:
+            self._control = self._control_of(played)
+        elif self._control.voiced:
+            self._control = replace(self._control, voiced=False)
+        out = self._renderer.render(n, self._control)
+        _limit(out, _KNEE)
+        return out
+
+    def _control_of(self, played: Played) -> RenderControl:
+        sound, s = self._glide, self._applied
+        if played.breath:  # no note: only the colour of the noise, which its own range knows
+            low, high = self._timbre.note_range
+            pitch = min(max(played.pitch_midi, low), high)
+        else:
+            pitch = tuned(played.pitch_midi - self._ref, played.note_midi - self._ref, s)
+            pitch += 12 * octaves_into_range(round(pitch)) + s.fine_cents / 100.0 + self._ref
+        return RenderControl(
+            pitch,
+            played.level_db + sound.gain_db,
             played.age_s,
-            timbre.style,
-            decay_db_per_s=_decay(timbre, played.pitch_midi + self._transpose),
-            release_s=min(max(_extra(timbre, "release_s", 0.0), 0.0), MAX_RELEASE_S),
+            sound.style,
+            breath=played.breath,
+            decay_db_per_s=sound.decay_at(pitch),
+            release_s=0.0 if played.breath else sound.release_s,
         )
-        self._released = replace(control, voiced=False)
-        return _limit(self._renderer.render(n, control))
 
     def _out_events(self, events: list[NoteEvent]) -> list[NoteEvent]:
-        """Transpose events; an "off" uses the shift its "on" had, so that it always matches."""
+        """Events as they sound; a note keeps the tuning its "on" had, so that its "off" matches."""
         out = []
         for event in events:
             if event.kind == "on":
-                shift = round(self._transpose)
-                cents = 100.0 * (self._transpose - shift)
-                shift += 12 * _octaves_into_range(event.note + shift)
-                self._shift_of[event.note] = shift, cents
-            shift, cents = self._shift_of[event.note]
-            out.append(replace(event, note=event.note + shift, cents=event.cents + cents))
+                self._tuning_of[event.note] = Tuning.begin(event, self._applied)
+            tuning = self._tuning_of[event.note]
+            cents = tuning.cents(event) + self._applied.fine_cents
+            said = NoteEvent(
+                event.kind, event.sample, tuning.note, event.velocity, cents, event.confidence
+            )
+            out.append(said)
+            self._said = tuning.note, cents
             if event.kind == "off":
-                del self._shift_of[event.note]
+                del self._tuning_of[event.note]
+                self._said = None
         return out
 
 
@@ -493,12 +527,13 @@ def pick_device(name: str, auto: str = "cpu") -> str:
         ConfigError: another name.
         DeviceError: ``cuda`` on a machine where PyTorch finds none.
     """
-    import torch
-
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {name}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("--device cuda: PyTorch finds no CUDA device here; type --device cpu")
+    if name == "cuda":
+        import torch  # takes longer than all else at a start, and the CPU's way needs none of it
+
+        if not torch.cuda.is_available():
+            raise DeviceError("--device cuda: PyTorch finds no CUDA device here; type --device cpu")
     return auto if name == "auto" else name
 
 
@@ -509,38 +544,31 @@ def _foreign(timbre: Timbre, model: str) -> TimbreError:
     )
 
 
-def _extra(timbre: Timbre, name: str, default: float) -> float:
-    """A number among a timbre's extras; the default where it is missing or no number."""
-    value = timbre.extras.get(name)
-    return float(value) if isinstance(value, (int, float)) and isfinite(value) else default
+def _plays(settings: Settings) -> bool:
+    return settings.enabled and not settings.bypass
 
 
-def _decay(timbre: Timbre, pitch_midi: float) -> float:
-    """How fast a struck or plucked note dies, dB/s: low strings ring longer than high ones."""
-    ends = [
-        _extra(timbre, f"decay_{end}_db_per_s", timbre.decay_db_per_s) for end in ("low", "high")
-    ]
-    return max(0.0, float(np.interp(pitch_midi, timbre.note_range, ends)))
+def _gains(s: Settings) -> tuple[float, float, float]:
+    """Gain of what is heard, of the input in the output, of the new timbre in the output."""
+    gain_in = db_to_gain(s.gain_in_db)
+    if not s.enabled:
+        return gain_in, 0.0, 0.0
+    if s.bypass:
+        return gain_in, 1.0, 0.0
+    gain_out = db_to_gain(s.gain_out_db)
+    return gain_in, (1.0 - s.mix) * gain_in * gain_out, s.mix * gain_out
 
 
-def _octaves_into_range(pitch_midi: float) -> int:
-    """Octaves to add so that a pitch lies within MIDI 0..127."""
-    if pitch_midi < 0:
-        return ceil(-pitch_midi / 12)
-    return -ceil((pitch_midi - 127) / 12) if pitch_midi > 127 else 0
+def _clip(x: Samples, size: float, out: Samples) -> None:
+    """`np.clip`, which takes four times as long for so few samples."""
+    np.minimum(x, size, out=out)
+    np.maximum(out, -size, out=out)
 
 
-def _limit(x: Samples) -> Samples:
-    """Bend what passes -1 dBFS towards, never beyond, full scale; memoryless, so no latency."""
+def _limit(x: Samples, knee: float) -> None:
+    """Bend what passes the knee towards, never beyond, full scale; memoryless, so no latency."""
     size = np.abs(x)
-    over = size > _KNEE
-    if not over.any():
-        return x
-    bent = _KNEE + (1.0 - _KNEE) * np.tanh((size - _KNEE) / (1.0 - _KNEE))
-    return np.where(over, np.copysign(bent, x), x).astype(np.float32)
-
-
-def _in_range(name: str, value: float, low: float, high: float, unit: str) -> float:
-    if not low <= value <= high:  # also refuses NaN
-        raise ConfigError(f"{name} = {value}: expected {low:g} to {high:g} {unit}")
-    return float(value)
+    if size.max(initial=0.0) > knee:
+        over = size > knee
+        bent = knee + (1.0 - knee) * np.tanh((size[over] - knee) / (1.0 - knee))
+        x[over] = np.copysign(bent, x[over])

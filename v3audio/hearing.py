@@ -12,19 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from v3audio.features import FrontEnd
+from v3audio.features import FrontEnd, Views
+from v3audio.kernels import (
+    BRIEF_SAMPLES,
+    LEVEL_FLOOR_DB,
+    LEVEL_SAMPLES,
+    ONSET_LAG_SAMPLES,
+    ONSET_SAMPLES,
+    PEAK_BINS,
+    onset_bands,
+)
 from v3audio.model import V3Model
 
 if TYPE_CHECKING:
     from v3audio.bundle import CodeMap
 
 N_NOTES = 128
-LEVEL_SAMPLES = 320  # newest 20 ms: a period of the lowest notes, and no more
-LEVEL_FLOOR_DB = -120.0
-ONSET_SAMPLES = 256  # the two stretches whose spectra are compared for attacks (16 ms)
-ONSET_LAG_SAMPLES = 320  # how far apart they stand (20 ms)
-ONSET_BANDS = 24
-PEAK_BINS = 3  # +- one semitone around the heard position
 
 
 class Heard(NamedTuple):
@@ -50,7 +53,9 @@ class Hearing:
         self.device = torch.device(device)
         self._model = model.eval().to(self.device)
         self._front_end = FrontEnd(g).to(self.device)
-        self._bands, self._hann = (t.to(self.device) for t in _onset_bands(g.sample_rate))
+        self._bands, self._hann = (
+            torch.from_numpy(t).to(self.device) for t in onset_bands(g.sample_rate)
+        )
         notes = torch.nn.functional.one_hot(torch.as_tensor(code_map.code_to_note), N_NOTES)
         self._notes = notes.float().to(self.device)  # (K, 128)
         self._temperature = code_map.temperature
@@ -61,30 +66,49 @@ class Hearing:
     def frames(self, windows: NDArray[np.float32] | Tensor) -> Heard:
         """Hear (T, window_length) windows at the analysis rate, float32 in [-1, 1]."""
         x = torch.as_tensor(windows).to(self.device)
-        g = self.geometry
         views = self._front_end(x)
         encoded = self._model.encode(views)
         squares = self._model.codebook.distances(encoded.content)  # (T, K)
         note_probs = torch.softmax(-squares / self._temperature, -1) @ self._notes
-        peak = encoded.position.argmax(-1, keepdim=True)
-        near = (peak + self._reach).clamp(0, g.n_positions - 1)
-        mass = encoded.position.gather(1, near)  # (T, 2 * PEAK_BINS + 1)
-        confidence = mass.sum(-1)
-        where = (mass * near).sum(-1) / confidence.clamp_min(1e-9) + self._offset_bins
-        bins = where.round().long()[:, None] + self._reach[PEAK_BINS - 1 : PEAK_BINS + 2]
-        periodicity = views.lag.gather(1, bins.clamp(0, g.n_bins - 1)).amax(-1)
-        level = 10 * torch.log10(x[:, -LEVEL_SAMPLES:].square().mean(-1) + 1e-12)
+        level_db, onset, periodicity, pitch_midi, confidence = (
+            column.cpu().numpy() for column in self._place(x, views, encoded.position)
+        )
         return Heard(
-            level_db=level.clamp_min(LEVEL_FLOOR_DB).cpu().numpy(),
-            onset=self._onset(x).cpu().numpy(),
-            periodicity=periodicity.cpu().numpy(),
-            pitch_midi=(g.midi_low + where / g.bins_per_semitone).cpu().numpy(),
-            confidence=confidence.cpu().numpy(),
+            level_db, onset, periodicity, pitch_midi, confidence,
             note_probs=note_probs.cpu().numpy(),
             code=squares.argmin(-1).cpu().numpy(),
             content=encoded.position.cpu().numpy(),
             style=encoded.style.cpu().numpy(),
-        )
+        )  # fmt: skip
+
+    def live(self, x: Tensor) -> Tensor:
+        """What a player needs of (T, window_length) windows that lie on the model's device.
+
+        Nothing in here waits for the device, so that it can be captured as a graph.
+
+        Returns: (T, 8 + P + 3 F): the first five of `Heard`, level of the newest 5 ms (dBFS),
+            nearest code, distance from it; content distribution; the three views.
+        """
+        views = self._front_end(x)
+        position, content = self._model.content_head(views)
+        squared, code = self._model.codebook.distances(content).min(-1)
+        brief = _level_db(x, BRIEF_SAMPLES)
+        numbers = [*self._place(x, views, position), brief, code.float(), squared.sqrt()]
+        return torch.cat([torch.stack(numbers, -1), position, *views], -1)
+
+    def _place(self, x: Tensor, views: Views, position: Tensor) -> tuple[Tensor, ...]:
+        """Level, onset, periodicity, pitch and confidence, each (T,), as in `Heard`."""
+        g = self.geometry
+        peak = position.argmax(-1, keepdim=True)
+        near = (peak + self._reach).clamp(0, g.n_positions - 1)
+        mass = position.gather(1, near)  # (T, 2 * PEAK_BINS + 1)
+        confidence = mass.sum(-1)
+        where = (mass * near).sum(-1) / confidence.clamp_min(1e-9) + self._offset_bins
+        bins = where.round().long()[:, None] + self._reach[PEAK_BINS - 1 : PEAK_BINS + 2]
+        periodicity = views.lag.gather(1, bins.clamp(0, g.n_bins - 1)).amax(-1)
+        level_db = _level_db(x, LEVEL_SAMPLES)
+        pitch_midi = g.midi_low + where / g.bins_per_semitone
+        return level_db, self._onset(x), periodicity, pitch_midi, confidence
 
     def _onset(self, x: Tensor) -> Tensor:
         """Spectral flux over `ONSET_LAG_SAMPLES`, in dB per band; only rises count."""
@@ -95,13 +119,7 @@ class Hearing:
         return (log[:, 0] - log[:, 1]).clamp_min(0).mean(-1)
 
 
-def _onset_bands(sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Bands (bins, ONSET_BANDS), log-spaced from 60 Hz, and the Hann window."""
-    hz = np.fft.rfftfreq(ONSET_SAMPLES, 1 / sample_rate)
-    edges = np.geomspace(60.0, sample_rate / 2, ONSET_BANDS + 1)
-    index = np.clip(np.searchsorted(edges, hz, side="right") - 1, 0, ONSET_BANDS - 1)
-    bands = np.zeros((len(hz), ONSET_BANDS), np.float32)
-    bands[np.arange(len(hz)), index] = 1.0
-    bands[0] = 0.0  # DC says nothing
-    bands = bands[:, bands.any(0)]  # the lowest bands are narrower than an FFT bin
-    return torch.from_numpy(bands), torch.hann_window(ONSET_SAMPLES) / (ONSET_SAMPLES / 4)
+def _level_db(x: Tensor, n_samples: int) -> Tensor:
+    """RMS of the newest samples of (T, n) windows, in dBFS: (T,)."""
+    power = x[:, -n_samples:].square().mean(-1)
+    return (10 * torch.log10(power + 1e-12)).clamp_min(LEVEL_FLOOR_DB)

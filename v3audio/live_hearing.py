@@ -1,272 +1,363 @@
-"""`Hearing` for one frame at a time: the same numbers in numpy, several times faster.
+"""`Hearing` for one frame at a time, in numpy alone: the same numbers, several times faster.
 
 A live frame is so small that calling the network costs more than computing it, and that the weights
-have to come through the cache again each time. So what the live tracker does not ask for (codes,
-style) is left out, and what is read is made small: complex kernels instead of their real expansion,
-and the content kernel as a short Toeplitz matrix slid in strides instead of a full one.
+have to come through the cache again each time. So what no player asks for (style, note
+probabilities) is left out, codes wait until somebody asks, buffers are made once, and what is read
+is made small: complex kernels instead of their real expansion, only the lags that some bin asks
+for, the content kernel as a spectrum of 23 kB instead of a matrix of 3.6 MB.
 
-Letters: F bins, P positions, C views times channels.
+Letters: F bins, P positions, C views times channels, U hidden units of the partials, K codes.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from operator import mul
+from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
-from scipy.special import erf
 
-from v3audio.features import SILENCE_POWER
-from v3audio.hearing import (
+from v3audio.geometry import (
+    CONTENT_BLUR_BINS,
+    GAIN_RANGE,
+    KERNEL_ABOVE,
+    KERNEL_BELOW,
+    N_VIEWS,
+    PARTIAL_BINS,
+    Geometry,
+    ModelConfig,
+)
+from v3audio.kernels import (
+    BRIEF_SAMPLES,
     LEVEL_FLOOR_DB,
     LEVEL_SAMPLES,
     ONSET_LAG_SAMPLES,
     ONSET_SAMPLES,
     PEAK_BINS,
-    Hearing,
+    SILENCE_POWER,
+    lag_groups,
+    onset_bands,
+    spectral_bands,
 )
-from v3audio.model import KERNEL_ABOVE, KERNEL_BELOW, ContentHead
 from v3audio.notes import FrameNotes
 
-FloatArray = NDArray[np.float32]
+if TYPE_CHECKING:
+    from v3audio.bundle import CodeMap
 
-_LOG_101 = math.log(101)
-_ROOT_HALF = np.float32(math.sqrt(0.5))
+FloatArray = NDArray[np.float32]
+Weights = Mapping[str, FloatArray]
+
+_GELU_ERROR = 3e-6
+_ZERO, _ONE, _HUNDRED = np.float32(0), np.float32(1), np.float32(100)
+_LEAST_PEAK, _UNIT = np.float32(1e-7), np.float32(1 / math.log(101))
 
 
 class LiveHearing:
-    """A copy of a `Hearing`, one frame at a time; later changes to the model are not seen.
+    """One network and its code map, one frame at a time. Not for two threads at once.
 
     Args:
-        hearing: the model and its code map, on any device.
+        weights: of a `V3Model`, by their names in it.
+        config: its sizes.
+        code_map: where its positions lie.
+
+    Raises:
+        KeyError, ValueError: the weights are not those of such a network.
     """
 
-    def __init__(self, hearing: Hearing) -> None:
-        self._front_end = _FrontEnd(hearing)
-        self._content = _ContentHead(hearing)
-        g = hearing.geometry
+    def __init__(self, weights: Weights, config: ModelConfig, code_map: CodeMap) -> None:
+        g = config.geometry
+        self._front_end = _FrontEnd(g)
+        self._content = _ContentHead(weights, config, self._front_end.padded)
+        self._atoms = weights["codebook.atoms"]  # (K, P)
+        self._atom_squares = np.square(self._atoms).sum(1)
+        reach = np.arange(-8, 9)  # a bell this wide, beyond it float32 sees none
+        self._blur = np.exp(-0.5 * np.square(reach / CONTENT_BLUR_BINS)).astype(np.float32)
         self._midi_low, self._per_semitone = g.midi_low, g.bins_per_semitone
         self._n_bins, self._n_positions = g.n_bins, g.n_positions
-        self._offset_bins = hearing._offset_bins
-        self._bands, self._hann = _array(hearing._bands), _array(hearing._hann)
-        self._both = np.empty((2, ONSET_SAMPLES), np.float32)
+        self._offset_bins = code_map.offset_semitones * g.bins_per_semitone
+        bands, self._hann = onset_bands(g.sample_rate)
+        self._bands = np.repeat(bands, 2, 0)  # the same for a real and an imaginary part
+        self._position = np.full(g.n_positions, 1 / g.n_positions, np.float32)
 
     def frame(self, window: FloatArray) -> FrameNotes:
         """Hear one (window_length,) window at the analysis rate: a row of `Hearing.frames`."""
         views, energy = self._front_end(window)
-        position = self._content(views)
+        position = self._position = self._content()
         peak = int(position.argmax())
         first, last = max(0, peak - PEAK_BINS), min(self._n_positions, peak + PEAK_BINS + 1)
-        mass = position[first:last]
-        confidence = float(mass.sum())
+        mass = position[first:last].tolist()
+        confidence = sum(mass)
+        moment = sum(map(mul, mass, range(first, last)))
         # a position beyond either end counts as the end, as in `Hearing`
         below, above = PEAK_BINS - (peak - first), PEAK_BINS + 1 - (last - peak)
-        moment = float(mass @ np.arange(first, last, dtype=np.float32))
         if below or above:
-            extra = below * float(position[0]) + above * float(position[-1])
-            confidence += extra
+            confidence += below * float(position[0]) + above * float(position[-1])
             moment += above * float(position[-1]) * (self._n_positions - 1)
         where = moment / max(confidence, 1e-9) + self._offset_bins
         nearest = min(max(round(where), 0), self._n_bins - 1)
-        lag = views[2]
-        periodicity = float(lag[max(0, nearest - 1) : nearest + 2].max())
-        power = energy[LEVEL_SAMPLES] / LEVEL_SAMPLES
         return FrameNotes(
-            level_db=max(10.0 * math.log10(power + 1e-12), LEVEL_FLOOR_DB),
+            level_db=_level_db(energy, LEVEL_SAMPLES),
             onset=self._onset(window),
-            periodicity=periodicity,
+            periodicity=max(views[2, max(0, nearest - 1) : nearest + 2].tolist()),
             pitch_midi=self._midi_low + where / self._per_semitone,
             confidence=confidence,
+            position=position,
+            views=views,
+            brief_db=_level_db(energy, BRIEF_SAMPLES),
         )
+
+    def code(self) -> tuple[int, float]:
+        """The codebook's atom nearest to the newest frame's content, and how far it is (0..2).
+
+        Computed when asked for, from what `frame` found last; uniform content before that.
+        """
+        content = np.convolve(self._position, self._blur, "same")
+        content /= math.sqrt(float(content @ content))
+        squares = self._atom_squares - 2 * (self._atoms @ content)
+        nearest = int(squares.argmin())
+        return nearest, math.sqrt(max(0.0, 1.0 + float(squares[nearest])))
 
     def _onset(self, window: FloatArray) -> float:
-        both = self._both
-        np.multiply(window[-ONSET_SAMPLES:], self._hann, out=both[0])
-        earlier = window[-ONSET_SAMPLES - ONSET_LAG_SAMPLES : -ONSET_LAG_SAMPLES]
-        np.multiply(earlier, self._hann, out=both[1])
-        power = _power(np.fft.rfft(both).astype(np.complex64, copy=False)) @ self._bands
+        stretches = window[-2 * ONSET_LAG_SAMPLES :].reshape(2, ONSET_LAG_SAMPLES)
+        parts = scipy.fft.rfft(stretches[:, -ONSET_SAMPLES:] * self._hann).view(np.float32)
+        parts *= parts
+        power = parts.dot(self._bands)
         power += np.float32(1e-7)
-        rise = np.log10(power[0] / power[1])
-        return 10.0 * float(np.maximum(rise, 0, out=rise).sum()) / len(rise)
-
-
-class OneByOne:
-    """A `Hearing` asked for one frame at a time: for a GPU, where `LiveHearing` cannot run.
-
-    Args:
-        hearing: the model and its code map.
-    """
-
-    def __init__(self, hearing: Hearing) -> None:
-        self._hearing = hearing
-
-    def frame(self, window: FloatArray) -> FrameNotes:
-        """Hear one (window_length,) window at the analysis rate."""
-        heard = self._hearing.frames(window[None])
-        return FrameNotes(
-            float(heard.level_db[0]),
-            float(heard.onset[0]),
-            float(heard.periodicity[0]),
-            float(heard.pitch_midi[0]),
-            float(heard.confidence[0]),
-            heard.note_probs[0],
-        )
+        rise = np.log(power[1] / power[0])
+        np.maximum(rise, _ZERO, out=rise)
+        return 10.0 / math.log(10) * float(np.add.reduce(rise)) / len(rise)
 
 
 class _FrontEnd:
     """`features.FrontEnd` of one window."""
 
-    def __init__(self, hearing: Hearing) -> None:
-        front_end = hearing._front_end
-        self._kernels: list[tuple[int, int, NDArray[np.complex64]]] = []
-        for block, (low, high, n) in enumerate(front_end._ranges):
-            real = _array(front_end.get_buffer(f"kernel_{block}"))[0::2]  # rows: real | imaginary
-            kernel = real[:, : 2 * n] + 1j * real[:, 2 * n :]
-            self._kernels.append((low, high, np.ascontiguousarray(kernel)))
-        self._product = np.empty((len(self._kernels), self._kernels[0][2].shape[1]), np.complex64)
-        self._energy = np.zeros(hearing.geometry.window_length + 1)
-        # Lags: groups of samples correlated, longest lag, and the matrix that reads fractional lags
-        # off the correlation, which comes longest lag first. For all bins at once: where each finds
-        # the energies of its two stretches.
+    def __init__(self, g: Geometry) -> None:
+        bands = spectral_bands(g)
+        n_bins = bands[0].kernel.shape[1] // 2
+        assert n_bins * len(bands) == g.n_bins, "bands of one size"
+        products = np.empty((len(bands), 2 * n_bins), np.complex64)
+        self._bands = [
+            (band.low, band.high, np.ascontiguousarray(band.kernel.T), product)
+            for band, product in zip(bands, products, strict=True)
+        ]
+        self._parts = products.view(np.float32)
+        by_view = self._parts.reshape(len(bands), 2, n_bins, 2)
+        self._real, self._imag = by_view.transpose(3, 1, 0, 2)  # (2 views, bands, bins) each
+        self._power = np.empty((2, len(bands), n_bins), np.float32)
+        self._magnitude = self._power.reshape(2, -1)
+        # Views stand between zeros: the content head looks beyond both ends.
+        below, above = -min(PARTIAL_BINS), max(PARTIAL_BINS)
+        self.padded = np.zeros((N_VIEWS, below + g.n_bins + above), np.float32)
+        self._views = self.padded[:, below : below + g.n_bins]
+        self._spectral, self._lag = self._views[:2], self._views[2]
+        self._found = np.empty(g.n_bins, np.float32)
+        groups = lag_groups(g)[::-1]  # long lags first: low bins
+        # Of each group: samples correlated, its lags' ends, the matrix that reads fractional lags
+        # off the correlation (which comes longest lag first), and where the result goes.
         self._groups = []
-        ends, lags = [], []
-        for index, (window, reach, _) in enumerate(front_end._groups):
-            sinc = _array(front_end.get_buffer(f"sinc_{index}"))[::-1]
-            self._groups.append((window, reach, np.ascontiguousarray(2 * sinc)))
-            linear = _array(front_end.get_buffer(f"linear_{index}"))
-            lags.append(np.arange(reach + 1) @ linear.astype(np.float64))
-            ends.append(np.full(linear.shape[1], window))
-        self._groups.reverse()  # long lags first: low bins
-        lag, end = np.concatenate(lags[::-1]), np.concatenate(ends[::-1])
+        lags, ends, at = [], [], 0
+        for group in groups:
+            n_lags = group.sinc.shape[1]
+            shortest = int(np.flatnonzero(group.sinc.any(1))[0])
+            sinc = np.ascontiguousarray(2 * group.sinc[: shortest - 1 if shortest else None : -1].T)
+            place = self._found[at : at + n_lags]
+            self._groups.append((group.window, group.window + group.reach, shortest, sinc, place))
+            lags.append(np.arange(group.reach + 1) @ group.linear.astype(np.float64))
+            ends.append(np.full(n_lags, group.window))
+            at += n_lags
+        lag, end = np.concatenate(lags), np.concatenate(ends)
+        # A bin's energy: the newest `end` samples, and the `end` samples that begin `lag` earlier.
         base = np.floor(lag).astype(np.int64)
-        self._near = np.stack((end, end + base, base, end + base + 1, base + 1))
-        self._part = lag - base
+        part = lag - base
+        self._near = np.stack((end, end + base, end + base + 1, base, base + 1))
+        self._shares = np.stack((np.ones_like(part), 1 - part, part, part - 1, -part))
+        self._gathered = np.empty_like(self._shares)
         self._floor = 2 * end * SILENCE_POWER
+        self._energy = np.zeros(max(int(self._near.max()), LEVEL_SAMPLES) + 1)
 
     def __call__(self, window: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Views (3, F) as in `features.Views`, and the energy (T + 1,) of the newest n samples."""
-        spectrum = np.fft.rfft(window).astype(np.complex64, copy=False)  # numpy 1: complex128
-        for row, (low, high, kernel) in zip(self._product, self._kernels, strict=True):
-            np.matmul(spectrum[low:high], kernel, out=row)
-        magnitude = np.sqrt(_power(self._product))
-        half = magnitude.shape[1] // 2
-        views = np.empty((3, len(self._product), half), np.float32)
-        for view, part in zip(views, (magnitude[:, :half], magnitude[:, half:]), strict=False):
-            peak = max(float(part.max()), 1e-7)
-            np.log1p(part * np.float32(100 / peak), out=view)
-        views = views.reshape(3, -1)
-        views[:2] *= np.float32(1 / _LOG_101)
-        newest_first = window[::-1].astype(np.float64)
-        np.cumsum(np.square(newest_first, out=newest_first), out=self._energy[1:])
-        views[2] = self._periodicity(window, self._energy)
-        return views, self._energy
+        """Hear a window.
 
-    def _periodicity(self, x: FloatArray, energy: NDArray[np.float64]) -> NDArray[np.float64]:
-        # direct sums: for at most 617 x 626 of them quicker than three FFTs
-        found = [np.correlate(x[-(n + m) :], x[-n:]) @ sinc for n, m, sinc in self._groups]
-        newest, later, late, later_next, late_next = energy[self._near]
-        shifted = (later - late) * (1 - self._part) + (later_next - late_next) * self._part
-        share = np.concatenate(found) / (newest + shifted + self._floor)
-        clipped: NDArray[np.float64] = np.clip(share, 0, 1)
-        return clipped
+        Returns:
+            Views (3, F) as in `features.Views`, standing in `padded`, and the energy (n + 1,) of
+            the newest 0..n samples; the same arrays each time.
+        """
+        spectrum = scipy.fft.rfft(window)
+        for low, high, kernel, product in self._bands:
+            kernel.dot(spectrum[low:high], product)
+        magnitude, parts = self._magnitude, self._parts
+        np.multiply(parts, parts, out=parts)
+        np.add(self._real, self._imag, out=self._power)
+        np.sqrt(magnitude, out=magnitude)
+        peak = np.maximum.reduce(magnitude, axis=1, keepdims=True, initial=_LEAST_PEAK)
+        magnitude *= _HUNDRED / peak
+        magnitude += _ONE
+        np.log(magnitude, out=magnitude)
+        np.multiply(magnitude, _UNIT, out=self._spectral)
+        self._periodicity(window)
+        return self._views, self._energy
+
+    def _periodicity(self, x: FloatArray) -> None:
+        for n, past, shortest, sinc, found in self._groups:
+            # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
+            products = np.correlate(x[-past : len(x) - shortest], x[-n:])
+            sinc.dot(products, found)
+        energy = self._energy
+        newest_first = x[: -len(energy) : -1].astype(np.float64)
+        np.multiply(newest_first, newest_first, out=newest_first)
+        np.add.accumulate(newest_first, out=energy[1:])
+        gathered = energy.take(self._near, out=self._gathered, mode="clip")
+        gathered *= self._shares
+        both = np.add.reduce(gathered)
+        both += self._floor
+        share = self._lag
+        np.divide(self._found, both, out=share, casting="same_kind")
+        np.maximum(share, _ZERO, out=share)
+        np.minimum(share, _ONE, out=share)
 
 
 class _ContentHead:
     """`model.ContentHead` of one frame."""
 
-    def __init__(self, hearing: Hearing) -> None:
-        head = hearing._model.content_head
-        self._n_positions = hearing.geometry.n_positions
-        convolutions = list(head.peaks)
-        self._taps = np.stack([_array(c.weight)[:, 0].T for c in convolutions])  # (views, taps, C)
-        self._bias = np.stack([_array(c.bias) for c in convolutions])[:, None, :]
-        n_taps = self._taps.shape[1]
-        self._reach = n_taps // 2
-        n_bins = hearing.geometry.n_bins
-        self._padded = np.zeros((len(convolutions), n_bins + n_taps - 1), np.float32)
-        self._windows = sliding_window_view(self._padded, n_taps, axis=1)  # (views, F, taps)
-        self._gain = np.float32(head.gain().item())
+    def __init__(self, weights: Weights, config: ModelConfig, padded: FloatArray) -> None:
+        g, channels = config.geometry, config.channels
+        n_channels = N_VIEWS * channels
+        # The detectors of peaks as products with shifted views; the last tap is the bias.
+        parts = [f"content_head.peaks.{view}" for view in range(N_VIEWS)]
+        taps = [
+            np.concatenate((weights[f"{p}.weight"][:, 0], weights[f"{p}.bias"][:, None]), 1)
+            for p in parts
+        ]
+        self._taps = np.stack(taps)  # (views, channels, taps + 1)
+        n_taps = self._taps.shape[2] - 1
+        self._shifted = np.ones((N_VIEWS, n_taps + 1, g.n_bins), np.float32)
+        first_tap = -min(PARTIAL_BINS) - n_taps // 2
+        windows = sliding_window_view(padded, g.n_bins, axis=1)
+        self._windows = windows[:, first_tap : first_tap + n_taps]
 
-        # The kernel is laid over `stride` neighbouring positions at once, and that small matrix
-        # over every stride-th position: the full Toeplitz matrix, but 3 MB smaller.
-        kernel = _array(head.kernel)  # (C, taps)
-        self._stride = next(s for s in (28, 21, 14, 1) if self._n_positions % s == 0)
-        n_rows = self._n_positions // self._stride
-        width = kernel.shape[1] + self._stride - 1
-        small = np.zeros((len(kernel), width, self._stride), np.float32)
-        for offset in range(self._stride):
-            small[:, offset : offset + kernel.shape[1], offset] = kernel
-        self._small = small.reshape(-1, self._stride)
-        span = (n_rows - 1) * self._stride + width
-        assert span >= KERNEL_BELOW + n_bins, "bins beyond the last position's kernel"
-        assert kernel.shape[1] == KERNEL_BELOW + 1 + KERNEL_ABOVE
-        self._seen = np.zeros((len(kernel), span), np.float32)
-        self._inside = self._seen[:, KERNEL_BELOW : KERNEL_BELOW + n_bins]
-        strided = sliding_window_view(self._seen, width, axis=1)[:, :: self._stride]
-        self._strided = strided.transpose(1, 0, 2)  # (rows, C, width)
-        self._gathered = np.empty((n_rows, len(kernel), width), np.float32)
-        self._partials = head.partials and _Partials(head, n_bins, len(convolutions))
+        # Correlation with the content kernel by FFT: 12 short ones are quicker than the product.
+        n_fft = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
+        self._n_fft = scipy.fft.next_fast_len(n_fft, real=True)
+        kernel = weights["content_head.kernel"].astype(np.float64)  # (C, taps)
+        laid = np.zeros((n_channels, self._n_fft))
+        laid[:, np.arange(-KERNEL_BELOW, KERNEL_ABOVE + 1)] = kernel
+        spectra = scipy.fft.rfft(laid).conj()
+        self._kernel = spectra.astype(np.complex64)
+        self._padded = np.zeros((n_channels, self._n_fft), np.float32)
+        by_view = self._padded.reshape(N_VIEWS, channels, self._n_fft)
+        self._seen = by_view[:, :, : g.n_bins]
+        # each channel's mean is taken off within the axis: what a channel of ones would score
+        ones = scipy.fft.rfft(np.ones(g.n_bins), self._n_fft)
+        flat = scipy.fft.irfft(spectra * ones, self._n_fft)[:, : g.n_positions]
+        self._flat = (flat / g.n_bins).astype(np.float32)
 
-    def __call__(self, views: FloatArray) -> FloatArray:
-        """Position probabilities (P,) of views (3, F)."""
-        self._padded[:, self._reach : self._reach + views.shape[1]] = views
-        seen = np.ascontiguousarray(self._windows) @ self._taps  # (views, F, channels)
-        seen += self._bias
-        np.maximum(seen, 0, out=seen)
-        seen -= seen.sum(1, keepdims=True) * np.float32(1 / seen.shape[1])
-        n_views, n_bins, n_channels = seen.shape
-        self._inside[:] = seen.transpose(0, 2, 1).reshape(n_views * n_channels, n_bins)
-        np.copyto(self._gathered, self._strided)
-        score = (self._gathered.reshape(len(self._gathered), -1) @ self._small).ravel()
+        gain = math.exp(5 * float(weights["content_head.log_gain"]))
+        self._gain = min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1])
+        self._partials = _Partials(weights, config, padded) if config.partial_hidden else None
+
+    def __call__(self) -> FloatArray:
+        """Position probabilities (P,) of the views that now stand in `padded`."""
+        np.copyto(self._shifted[:, :-1], self._windows)
+        np.matmul(self._taps, self._shifted, out=self._seen)
+        np.maximum(self._padded, _ZERO, out=self._padded)
+        spectra = scipy.fft.rfft(self._padded)
+        total = spectra[:, 0].real.copy()  # of each channel
+        spectra *= self._kernel
+        score: FloatArray = scipy.fft.irfft(np.add.reduce(spectra), self._n_fft)[
+            : self._flat.shape[1]
+        ]
+        score -= total.dot(self._flat)
         if self._partials is not None:
-            score += self._partials(views)
-        score -= score.sum() / np.float32(len(score))
-        deviation = math.sqrt(float(score @ score) / (len(score) - 1))
-        score *= self._gain / np.float32(deviation + 1e-5)
-        score -= score.max()
+            score += self._partials()
+        n, mass, square = len(score), float(np.add.reduce(score)), float(score.dot(score))
+        deviation = math.sqrt(max(0.0, square - mass * mass / n) / (n - 1))
+        score *= np.float32(self._gain / (deviation + 1e-5))
+        score -= np.maximum.reduce(score)
         np.exp(score, out=score)
-        score /= score.sum()
+        score /= np.add.reduce(score)
         return score
 
 
 class _Partials:
-    """`ContentHead._weigh_partials` of one frame."""
+    """`ContentHead._weigh_partials` of one frame, but for a constant, which makes no difference.
 
-    def __init__(self, head: ContentHead, n_bins: int, n_views: int) -> None:
-        assert head.partials is not None
-        entry, _, last = head.partials
-        self._entry, self._bias = np.ascontiguousarray(_array(entry.weight).T), _array(entry.bias)
-        self._last, self._last_bias = _array(last.weight)[0], np.float32(_array(last.bias)[0])
-        below, above = head._pad
-        padded = np.zeros((n_views, below + n_bins + above), np.float32)
-        self._near = padded[:, below : below + n_bins]
-        self._padded = padded.ravel()
-        places = head.get_buffer("places").cpu().numpy().reshape(len(head.get_buffer("blur")), -1)
-        rows = np.arange(n_views)[:, None] * padded.shape[1]
-        self._places = (places[:, None, :] + rows).reshape(len(places), -1)  # (P, views * partials)
+    GELU(x) = x / 2 + x erf(x / sqrt 2) / 2. The second half is even, and as the views lie in 0..1
+    the weights bound its argument: within that bound it is a short polynomial in x^2, so that the
+    sum over hidden units becomes one product with their powers. erf would take three times as long.
+    """
 
-    def __call__(self, views: FloatArray) -> FloatArray:
-        """Score (P,) of views (3, F)."""
-        near = self._near
-        near[:] = views
-        np.maximum(near[:, 1:], views[:, :-1], out=near[:, 1:])
-        np.maximum(near[:, :-1], views[:, 1:], out=near[:, :-1])
-        hidden = self._padded.take(self._places) @ self._entry
-        hidden += self._bias
-        hidden *= np.float32(0.5) + np.float32(0.5) * erf(hidden * _ROOT_HALF)  # GELU
-        score: FloatArray = hidden @ self._last + self._last_bias
+    def __init__(self, weights: Weights, config: ModelConfig, padded: FloatArray) -> None:
+        g = config.geometry
+        entry = weights["content_head.partials.0.weight"]  # (U, views * partials)
+        bias = weights["content_head.partials.0.bias"]
+        last = weights["content_head.partials.2.weight"][0].astype(np.float64)
+        limit = max(
+            float((np.maximum(entry, 0).sum(1) + bias).max()),
+            float((np.maximum(-entry, 0).sum(1) - bias).max()),
+        )
+        # The product gives y = sqrt(2) x / limit, so that y^2 - 1 lies in -1..1, where powers are
+        # tame: those of a small x^2 would leave float32's range and be slow.
+        scale = math.sqrt(2) / limit
+        self._entry = scale * np.concatenate((entry, bias[:, None]), 1)
+        coefficients = _even_half_of_gelu(limit)
+        weigh = np.concatenate((0.5 / scale * last, np.outer(coefficients, last).ravel()))
+        self._weigh = weigh.astype(np.float32)
+        self._powers = np.empty((1 + len(coefficients), len(entry), g.n_positions), np.float32)
+        self._flat = self._powers.reshape(len(self._weigh), -1)
+        below = -min(PARTIAL_BINS)
+        at = slice(below, below + g.n_bins)
+        self._here = padded[:, at]
+        self._lower = padded[:, at.start - 1 : at.stop - 1]
+        self._upper = padded[:, at.start + 1 : at.stop + 1]
+        near = np.zeros_like(padded)
+        self._near = near[:, at]
+        self._columns = np.ones((self._entry.shape[1], g.n_positions), np.float32)
+        self._at = self._columns[:-1].reshape(N_VIEWS, len(PARTIAL_BINS), g.n_positions)
+        self._windows = sliding_window_view(near, g.n_positions, axis=1)
+        self._places = np.array(PARTIAL_BINS) + below
+
+    def __call__(self) -> FloatArray:
+        """Score (P,) of the views that now stand in `padded`."""
+        near, powers = self._near, self._powers
+        np.maximum(self._here, self._lower, out=near)
+        np.maximum(near, self._upper, out=near)
+        self._at[:] = self._windows[:, self._places]
+        self._entry.dot(self._columns, powers[0])
+        np.multiply(powers[0], powers[0], out=powers[1])
+        powers[1] -= _ONE
+        n = 1  # powers 1..n are there
+        while n < len(powers) - 1:
+            more = min(n, len(powers) - 1 - n)
+            np.multiply(powers[1 : 1 + more], powers[n], out=powers[n + 1 : n + 1 + more])
+            n += more
+        score: FloatArray = self._weigh.dot(self._flat)
         return score
 
 
-def _power(x: NDArray[np.complex64]) -> FloatArray:
-    """Squared magnitude, without the root that `abs` takes."""
-    parts = x.view(np.float32)
-    np.square(parts, out=parts)
-    power: FloatArray = parts[..., 0::2] + parts[..., 1::2]
-    return power
+def _level_db(energy: NDArray[np.float64], n_samples: int) -> float:
+    """RMS of the newest samples in dBFS."""
+    return max(10.0 * math.log10(energy[n_samples] / n_samples + 1e-12), LEVEL_FLOOR_DB)
 
 
-def _array(tensor: Any) -> FloatArray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
+def _even_half_of_gelu(limit: float) -> NDArray[np.float64]:
+    """Fit x erf(x / sqrt 2) / 2 for |x| <= limit, but for a constant.
+
+    Returns:
+        Coefficients of v, v^2, ... where v = 2 x^2 / limit^2 - 1.
+    """
+
+    def exact(v: NDArray[np.float64]) -> NDArray[np.float64]:
+        roots = limit * np.sqrt(np.maximum(0.5 * (v + 1), 0))
+        return np.array([0.5 * x * math.erf(x * math.sqrt(0.5)) for x in roots])
+
+    dense = np.linspace(-1, 1, 500)
+    for degree in range(2, 40):
+        series = Chebyshev.interpolate(exact, degree)
+        if np.abs(series(dense) - exact(dense)).max() < _GELU_ERROR:
+            break
+    return np.asarray(series.convert(kind=Polynomial).coef[1:])

@@ -13,7 +13,6 @@ Source: Wu et al., ICLR 2025 (arXiv 2407.03824); the equivariant encoder and the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -21,30 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from v3audio.features import Views
-from v3audio.geometry import Geometry
+from v3audio.geometry import (
+    CONTENT_BLUR_BINS,
+    GAIN_RANGE,
+    KERNEL_ABOVE,
+    KERNEL_BELOW,
+    PARTIAL_BINS,
+    Geometry,
+    ModelConfig,
+    partial_padding,
+)
 from v3audio.vq import Codebook, Quantized
 
-KERNEL_BELOW = 60  # bins below a candidate that the content kernel sees (20 semitones)
-KERNEL_ABOVE = 199  # and above: five and a half octaves of harmonics
 STYLE_BELOW, STYLE_ABOVE = 60, 263  # the aligned spectrum that style is read from
-# Where a candidate's partials lie, in bins: sub-octaves, octaves, and harmonics 1 to 10.
-PARTIAL_BINS = (-72, -57, -36, -21, 0, 36, 57, 72, 84, 93, 101, 108, 114, 120)
 ADDED_FROM_BINS = 4  # a style's template starts this far below the pitch: the foot of its peak
 CODE_REACH_BINS = 5  # an atom is one bump this wide on each side
-CONTENT_BLUR_BINS = 1.0  # near pitches have near z_c
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Sizes of one V3 network. The defaults are the shipped model's."""
-
-    codebook_size: int = 256
-    channels: int = 4
-    hidden: int = 256
-    partial_hidden: int = 24  # units that weigh a candidate's partials against each other; 0: none
-    codebook_decay: float = 0.98
-    dead_below: float = 1.0  # moving count under which an atom is replaced
-    geometry: Geometry = field(default_factory=Geometry)
 
 
 class Encoded(NamedTuple):
@@ -120,10 +110,9 @@ class ContentHead(nn.Module):
         apart = torch.arange(g.n_positions)[:, None] - torch.arange(g.n_positions)
         bump = torch.exp(-0.5 * (apart / CONTENT_BLUR_BINS).square())
         self.register_buffer("blur", bump, persistent=False)  # (P, P)
-        below, above = -min(PARTIAL_BINS), max(PARTIAL_BINS)
-        places = torch.arange(g.n_positions)[:, None] + torch.tensor(PARTIAL_BINS) + below
+        self._pad = partial_padding(g)
+        places = torch.arange(g.n_positions)[:, None] + torch.tensor(PARTIAL_BINS) + self._pad[0]
         self.register_buffer("places", places.flatten(), persistent=False)  # (P * partials)
-        self._pad = (below, max(0, g.n_positions + above - g.n_bins))
         self.partials = None if not partial_hidden else nn.Sequential(
             nn.Linear(n_views * len(PARTIAL_BINS), partial_hidden), nn.GELU(),
             nn.Linear(partial_hidden, 1))
@@ -153,7 +142,7 @@ class ContentHead(nn.Module):
 
     def gain(self) -> Tensor:
         """Sharpness of the softmax; learned, and bounded so that it can neither die nor explode."""
-        return torch.exp(5 * self.log_gain).clamp(0.5, 30.0)
+        return torch.exp(5 * self.log_gain).clamp(*GAIN_RANGE)
 
     def _correlation(self) -> Tensor:
         """(views * channels * F, P): column p is the kernel laid over the axis at position p."""

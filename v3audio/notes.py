@@ -6,6 +6,9 @@ each MIDI note. `NoteTracker` sees one frame at a time and must commit within te
 `decode_notes` sees the whole recording, so it may put a note where its attack stands rather than
 where its pitch became certain.
 
+Live, what to believe is learned (`v3audio.belief`); when to act on it is ruled here. A hearing that
+gives the five numbers alone (a GPU's) is followed by simpler rules, which wait longer.
+
 Velocity (both): `velocity_from_level`, a fixed monotone map of the attack's level in dBFS.
 """
 
@@ -20,10 +23,17 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import belief
+from v3audio.belief import NOTHING, REPEAT, NoteBelief, Sounding, note_named
+
 FloatArray = NDArray[np.floating]
 
 N_NOTES = 128
+FIXED_VELOCITY = 100
+A3 = 57
 OVERTONES = (12, 19, 24)  # semitones: what an attack sounds like before its fundamental
+# How far a note may stand from what sounds before it is found: scoops, and overtones both ways.
+FALSE_STARTS = (1, 2, 7, *OVERTONES, 28, 31)
 MAINS_MIDI = (31.35, 34.51, 43.35, 46.51)  # 50, 60, 100, 120 Hz: what hum sounds like
 
 
@@ -70,7 +80,11 @@ class NoteEvent:
 
 
 class FrameNotes(NamedTuple):
-    """What was heard in one frame, as plain floats; see `v3audio.hearing.Heard`."""
+    """What was heard in one frame; see `v3audio.hearing.Heard`.
+
+    The arrays need to last only until the next frame. Without the last three the live tracker hears
+    less and waits longer.
+    """
 
     level_db: float
     onset: float
@@ -78,6 +92,9 @@ class FrameNotes(NamedTuple):
     pitch_midi: float
     confidence: float
     note_probs: FloatArray | None = None
+    position: FloatArray | None = None  # (P,) content distribution over positions
+    views: FloatArray | None = None  # (3, F) long spectrum, short spectrum, periodicity
+    brief_db: float | None = None  # dBFS RMS of the newest 5 ms
 
 
 class HeardArrays(Protocol):
@@ -116,6 +133,14 @@ class TrackerConfig:
     rooms, each moved both ways until it cost something; `gate_db` is the user's (`--gate`).
     """
 
+    # -- The player's, live; moved while it plays.
+    sensitivity: float = 0.5  # 0..1: how readily a note starts; 0.5 is the calibrated balance
+    live_min_note_ms: float = 0.0  # a note-on is held back until its note has lasted this long
+    # level: how loud the attack is; attack: how fast it rises; fixed: always 100.
+    velocity: Literal["level", "attack", "fixed"] = "level"
+    # Semitones by which the frames' `pitch_midi` lies below their arrays (another A than 440 Hz).
+    tuning: float = 0.0
+
     # -- Both modes.
     # A note is over this far below its own peak: what follows is a tail.
     release_db: float = 28.0
@@ -144,9 +169,33 @@ class TrackerConfig:
     # A consonant or a breath shorter than this does not end a note.
     unvoiced_hold_ms: float = 50.0
 
-    # -- Live: when to believe a pitch, in ms of trusted frames. Halving `confirm_*` and
-    # `change_ms` brings notes above A3 11 ms earlier (40 to 29 ms) and doubles the stray ones (8 to
-    # 17 % on real phrases).
+    # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
+    # before, weighted by their beliefs, must add up to some periods of the note. A wrong note costs
+    # more than a late one below A3, where a period is long and strings and voices arrive late.
+    believe_high: float = 0.75  # above A3
+    believe_low: float = 0.9
+    believe_from: float = 0.5  # a weaker belief takes evidence away
+    believe_periods: float = 2.2
+    # Periods and ms more for a step of up to two semitones (a scoop passes through some),
+    near_periods: float = 4.0
+    near_ms: float = 10.0
+    # for the same note again,
+    repeat_periods: float = 2.0
+    repeat_ms: float = 10.0
+    # and for a change so soon after a note-on.
+    soon_periods: float = 1.0
+    soon_ms: float = 150.0
+    # A note that another replaced within `false_start_ms` was a false start, as when a reed first
+    # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
+    false_start_ms: float = 130.0
+    false_start_more_ms: float = 15.0
+    # A rise of the level repeats the sounding note, if the belief wondered whether it does. Scored
+    # as above, but a lower score will do.
+    repeat_score_db: float = 11.0
+    repeat_belief: float = 0.3
+    repeat_wait_periods: float = 1.5
+
+    # -- Live, from the numbers alone: when to trust a pitch, in ms of trusted frames.
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
     # stand at 0.95 and above, half of the octave slips under 0.8: doubt costs time, not notes.
     trusted: float = 1.0
@@ -212,6 +261,15 @@ def velocity_from_level(level_db: float) -> int:
     return int(min(max(round(1.0 + 126.0 * (level_db + 60.0) / 54.0), 1), 127))
 
 
+def velocity_from_rise(rise_db: float) -> int:
+    """MIDI velocity of an attack: linear from 0 (1) to 40 dB (127) in 20 ms, clamped.
+
+    Args:
+        rise_db: the steepest rise of the attack's level, dB in 20 ms.
+    """
+    return int(min(max(round(1.0 + 126.0 * rise_db / 40.0), 1), 127))
+
+
 def _period_ms(midi: float) -> float:
     return 1000.0 / (440.0 * math.exp2((midi - 69.0) / 12.0))
 
@@ -228,12 +286,18 @@ class NoteTracker:
     between frames (a new gate); `settle_ms` and `step_ms` are read at the start only.
     """
 
-    def __init__(self, config: TrackerConfig | None = None, hop_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        config: TrackerConfig | None = None,
+        hop_s: float = 0.005,
+        learned: NoteBelief | None = None,
+    ) -> None:
         """Start silent.
 
         Args:
             config: thresholds; the calibrated defaults if None.
             hop_s: seconds between frames, greater than 0.
+            learned: replaces the shipped belief.
         """
         if not hop_s > 0:
             raise ValueError(f"hop_s = {hop_s}: wanted seconds between frames, greater than 0")
@@ -243,6 +307,9 @@ class NoteTracker:
         self._n_ripple = max(1, round(40.0 / self._hop_ms))
         self._n_settle = max(2, round(self.config.settle_ms / self._hop_ms))
         self._n_step = max(self._n_settle, 3, round(self.config.step_ms / self._hop_ms))
+        self._belief = learned
+        if learned is None and abs(hop_s - belief.HOP_S) < 1e-6:
+            self._belief = NoteBelief()
         self.reset()
 
     def reset(self) -> None:
@@ -264,15 +331,24 @@ class NoteTracker:
         self._levels = [-120.0] * (2 * self._n_recent)
         self._held = list(self._levels)
         self._pitches = [-1000.0] * self._n_step
+        self._last_note = -1
+        self._frames = 1000  # since the last note-on or note-off
+        self._rival_note = -1
+        self._wonder = 0.0
+        self._false_starts: dict[int, float] = {}  # note: how long it may pass for one, ms
+        self._held_on: NoteEvent | None = None
+        self._held_ms = 0.0
+        if self._belief is not None:
+            self._belief.reset()
 
     @property
     def note(self) -> int | None:
         """The sounding MIDI note, or None."""
-        return self._note if self._note >= 0 else None
+        return self._note if self._note >= 0 and self._held_on is None else None
 
     def release(self, sample: int) -> list[NoteEvent]:
         """End the sounding note, if any (end of input, panic, bypass)."""
-        return [self._off(sample)] if self._note >= 0 else []
+        return self._keep_short_back([self._off(sample)], sample) if self._note >= 0 else []
 
     def step(self, frame: FrameNotes, sample: int) -> list[NoteEvent]:
         """Hear one frame.
@@ -309,13 +385,176 @@ class NoteTracker:
             self._hop_ms / 500.0
         )
 
-        c = self.config
+        self._frames += 1
         if self._note < 0:
             self._trough_db = min(self._trough_db, level)
-            rate = self._hop_ms / (c.noise_rise_ms if level > self._noise_db else 50.0)
+            rate = self._hop_ms / (self.config.noise_rise_ms if level > self._noise_db else 50.0)
             self._noise_db += (level - self._noise_db) * min(rate, 1.0)
-            return self._try_start(level, pitch, voicing, frame.confidence, sample)
-        return self._follow(level, pitch, voicing, frame.confidence, excess, sample)
+        else:
+            self._age_ms += self._hop_ms
+            self._peak_db = max(self._peak_db, level)
+            self._noise_db = min(self._noise_db, level)
+        if (
+            self._belief is not None
+            and frame.position is not None
+            and frame.views is not None
+            and frame.brief_db is not None
+            and pitch > -1000.0
+        ):
+            attack_db = self._attack_score(excess, pitch)
+            self._belief.hear(
+                frame.position,
+                frame.views,
+                pitch,
+                self.config.tuning,
+                (level, frame.brief_db, onset, frame.periodicity, frame.confidence),
+                attack_db,
+            )
+            events = self._weigh(level, pitch, voicing, frame.confidence, attack_db, sample)
+        elif self._note < 0:
+            events = self._try_start(level, pitch, voicing, frame.confidence, sample)
+        else:
+            events = self._follow(level, pitch, voicing, frame.confidence, excess, sample)
+        return self._keep_short_back(events, sample)
+
+    def _keep_short_back(self, events: list[NoteEvent], sample: int) -> list[NoteEvent]:
+        """Hold each note-on back until its note has lasted `live_min_note_ms`."""
+        shortest = self.config.live_min_note_ms
+        if shortest <= 0.0 and self._held_on is None:
+            return events
+        passed: list[NoteEvent] = []
+        self._held_ms += self._hop_ms
+        for event in events:
+            if event.kind == "on":
+                self._held_on, self._held_ms = event, 0.0
+            elif self._held_on is None:
+                passed.append(event)
+            elif event.kind == "off":
+                self._held_on = None
+            else:
+                self._held_on = replace(self._held_on, cents=event.cents)
+        if self._held_on is not None and self._held_ms >= shortest:
+            passed.append(replace(self._held_on, sample=sample))
+            self._held_on = None
+        return passed
+
+    def _patience(self) -> float:
+        """By how much `sensitivity` stretches what a note-on waits for: 2 at 0, 1/2 at 1."""
+        return math.exp2(1.0 - 2.0 * self.config.sensitivity)
+
+    def _weigh(
+        self,
+        level: float,
+        pitch: float,
+        voicing: float,
+        confidence: float,
+        attack_db: float,
+        sample: int,
+    ) -> list[NoteEvent]:
+        """Act on what the learned belief says is due."""
+        assert self._belief is not None
+        c, hop, note = self.config, self._hop_ms, self._note
+        if note >= 0 and self._has_ended(level, pitch, voicing):
+            return [self._off(sample)]
+        if note < 0 and level < self._gate(pitch):
+            self._rival_ms = 0.0
+            return []
+        steady = abs(pitch - note) < 0.5 and attack_db <= 0.0 and voicing >= c.voiced_on
+        if steady and self._pending_ms < 0.0:  # the rule would be asked in vain
+            self._rival_ms = max(self._rival_ms - hop, 0.0)
+            return self._bend(pitch, confidence, sample)
+        chances = self._belief.probabilities(
+            Sounding(note, self._last_note, self._frames, self._peak_db, self._trough_db)
+        )
+        named, sure = -1, 0.0
+        for kind in range(NOTHING):
+            if chances[kind] > sure:
+                candidate = note if kind == REPEAT else note_named(kind, pitch)
+                if 0 <= candidate < N_NOTES and (candidate == note) == (kind == REPEAT):
+                    named, sure = candidate, chances[kind]
+        if sure >= c.believe_from:
+            self._rival_ms = (self._rival_ms if named == self._rival_note else 0.0) + hop * sure
+            self._rival_note = named
+        else:
+            self._rival_ms = max(self._rival_ms - hop, 0.0)
+        least_sure = c.believe_high if named > A3 else c.believe_low
+        least_sure = min(least_sure + 0.2 * (0.5 - c.sensitivity), 0.98)
+        if (
+            sure >= least_sure
+            and named == self._rival_note
+            and self._rival_ms >= self._patience() * self._evidence_needed(named)
+        ):
+            return self._begin(named, pitch, confidence, sample)
+        if note < 0:
+            return []
+        if self._is_repeated(pitch, voicing, attack_db, chances[REPEAT]):
+            return self._begin(note, pitch, confidence, sample)
+        return self._bend(pitch, confidence, sample)
+
+    def _evidence_needed(self, note: int) -> float:
+        """How many ms of belief make this note a note-on."""
+        c = self.config
+        periods, more_ms = c.believe_periods, 0.0
+        if note == self._note:
+            periods, more_ms = periods + c.repeat_periods, c.repeat_ms
+        else:
+            more_ms = self._false_starts.get(note, 0.0)
+            if self._note >= 0 and abs(note - self._note) <= 2:
+                periods, more_ms = periods + c.near_periods, more_ms + c.near_ms
+            if self._note >= 0 and self._age_ms < c.soon_ms:
+                periods += c.soon_periods
+        return more_ms + periods * _period_ms(note)
+
+    def _is_repeated(self, pitch: float, voicing: float, attack_db: float, chance: float) -> bool:
+        """Whether the level has shown a new attack of the sounding note."""
+        c = self.config
+        if self._pending_ms >= 0.0:
+            self._pending_ms += self._hop_ms
+            self._wonder = max(0.95 * self._wonder, chance)
+        elif self._age_ms >= c.min_gap_ms and attack_db >= c.repeat_score_db:
+            self._pending_ms, self._wonder = 0.0, chance
+        wait = self._patience() * c.repeat_wait_periods * _period_ms(self._note)
+        if (
+            self._pending_ms >= wait
+            and self._wonder >= c.repeat_belief
+            and voicing >= c.voiced_on
+            and abs(pitch - self._note) <= c.bend_semitones
+        ):
+            return True
+        if self._pending_ms > 150.0:
+            self._pending_ms = -1.0
+        return False
+
+    def _begin(self, note: int, pitch: float, confidence: float, sample: int) -> list[NoteEvent]:
+        """The events that make `note` sound."""
+        before, c = self._note, self.config
+        brief = before >= 0 and self._age_ms < c.false_start_ms
+        if brief and abs(note - before) in FALSE_STARTS:
+            self._false_starts[before] = self._age_ms + c.false_start_more_ms
+        if note != before:
+            self._false_starts.pop(note, None)  # it stood the test, or is new
+        ended = [self._off(sample)] if before >= 0 else []
+        self._rival, self._rival_confidence = pitch, confidence
+        return [*ended, self._on(sample, note)]
+
+    def _bend(self, pitch: float, confidence: float, sample: int) -> list[NoteEvent]:
+        """Tell how far the sounding note's pitch has moved, if it has."""
+        cents = 100.0 * (pitch - self._note)
+        if abs(pitch - self._note) > self.config.bend_semitones or abs(cents - self._cents) < 1.0:
+            return []
+        self._cents = cents
+        return [NoteEvent("pitch", sample, self._note, self._velocity, cents, confidence)]
+
+    def _has_ended(self, level: float, pitch: float, voicing: float) -> bool:
+        """Whether the sounding note is over: below the gate, faded, or no pitch for a while."""
+        c = self.config
+        self._unvoiced_ms = self._unvoiced_ms + self._hop_ms if voicing < c.voiced_off else 0.0
+        newest = max(self._levels[-max(2, self._n_recent // 3) :])  # over the ripple of low notes
+        return (
+            newest < self._gate(pitch) - c.gate_hysteresis_db
+            or newest < self._peak_db - c.release_db
+            or self._unvoiced_ms >= c.unvoiced_hold_ms
+        )
 
     def _gate(self, pitch: float) -> float:
         c = self.config
@@ -350,6 +589,7 @@ class NoteTracker:
                 return []  # the tail of the note that has just ended
         elif level < self._trough_db + c.trough_rise_db:
             need += c.step_ms
+        need *= self._patience()
         if self._rival_ms < need or voicing < c.voiced_on:
             return []
         # A pitch that still moves, or that stands between two notes, gets a little more time.
@@ -371,21 +611,14 @@ class NoteTracker:
         sample: int,
     ) -> list[NoteEvent]:
         c, hop = self.config, self._hop_ms
-        self._age_ms += hop
-        self._peak_db = max(self._peak_db, level)
-        self._noise_db = min(self._noise_db, level)
-        self._unvoiced_ms = self._unvoiced_ms + hop if voicing < c.voiced_off else 0.0
-        newest = max(self._levels[-max(2, self._n_recent // 3) :])  # over the ripple of low notes
-        if (
-            newest < self._gate(pitch) - c.gate_hysteresis_db
-            or newest < self._peak_db - c.release_db
-            or self._unvoiced_ms >= c.unvoiced_hold_ms
-        ):
+        if self._has_ended(level, pitch, voicing):
             return [self._off(sample)]
 
         if self._pending_ms >= 0.0:
             self._pending_ms += hop
-        elif self._age_ms >= c.min_gap_ms and self._attack_score(excess) >= c.attack_score_db:
+        elif self._age_ms >= c.min_gap_ms and (
+            self._attack_score(excess, self._note) >= c.attack_score_db
+        ):
             self._pending_ms = 0.0
 
         off_centre = abs(pitch - self._note)
@@ -399,6 +632,7 @@ class NoteTracker:
             ):
                 return []
             need = c.change_ms + c.confirm_periods * _period_ms(max(self._rival, 20.0))
+            need *= self._patience()
             moved = abs(pitch - self._pitches[-self._n_settle])
             settled = attacked or moved <= c.settle_semitones
             if self._rival_ms >= need and (settled or self._rival_ms >= 2.5 * need):
@@ -413,16 +647,11 @@ class NoteTracker:
             return [self._off(sample), self._on(sample)]
         if self._pending_ms > 150.0:
             self._pending_ms = -1.0
-        if off_centre <= c.bend_semitones:
-            cents = 100.0 * (pitch - self._note)
-            if abs(cents - self._cents) >= 1.0:
-                self._cents = cents
-                return [NoteEvent("pitch", sample, self._note, self._velocity, cents, confidence)]
-        return []
+        return self._bend(pitch, confidence, sample)
 
-    def _attack_score(self, excess: float) -> float:
+    def _attack_score(self, excess: float, pitch: float) -> float:
         """How much the last 140 ms look like an attack, dB, as `TrackerConfig.attack_score_db`."""
-        levels = self._held if self._note < self.config.ripple_below_midi else self._levels
+        levels = self._held if pitch < self.config.ripple_below_midi else self._levels
         recent = levels[-self._n_recent :]
         low = min(recent)
         rise = levels[-1] - low
@@ -432,24 +661,38 @@ class NoteTracker:
         fall = max(levels[max(0, at - self._n_recent) : at + 1]) - low
         return min(fall, 8.0) + min(rise, 20.0) + min(max(excess, 0.0), 8.0)
 
-    def _on(self, sample: int) -> NoteEvent:
+    def _on(self, sample: int, note: int | None = None) -> NoteEvent:
+        """Begin a note; without `note`, the one nearest to the pitch that was gathered."""
         pitch = sorted(self._pitches[-3:])[1]
         if abs(pitch - self._rival) > 0.5:
             pitch = self._rival
-        note = min(max(round(pitch), 0), N_NOTES - 1)
+        if note is None:
+            note = min(max(round(pitch), 0), N_NOTES - 1)
         self._note = note
-        self._cents = 100.0 * (pitch - note)
-        self._peak_db = max(self._levels[-max(1, self._n_recent // 2) :])
-        self._velocity = velocity_from_level(self._peak_db)
+        self._cents = min(max(100.0 * (pitch - note), -100.0), 100.0)
+        self._peak_db = self._levels[-1]
+        self._velocity = self._new_velocity()
         self._age_ms = self._unvoiced_ms = self._rival_ms = 0.0
-        self._pending_ms = -1.0
+        self._rival_note, self._pending_ms, self._frames = -1, -1.0, 0
         confidence = min(max(self._rival_confidence, 0.0), 1.0)
         return NoteEvent("on", sample, note, self._velocity, self._cents, confidence)
+
+    def _new_velocity(self) -> int:
+        kind, levels = self.config.velocity, self._levels
+        if kind == "fixed":
+            return FIXED_VELOCITY
+        if kind == "attack":
+            n = max(1, round(20.0 / self._hop_ms))
+            return velocity_from_rise(
+                max(now - before for before, now in zip(levels[:-n], levels[n:], strict=True))
+            )
+        return velocity_from_level(max(levels[-max(1, self._n_recent // 2) :]))
 
     def _off(self, sample: int) -> NoteEvent:
         event = NoteEvent("off", sample, self._note, 0, self._cents, 0.0)
         self._last_pitch = self._note + self._cents / 100.0
-        self._note = -1
+        self._last_note, self._note, self._frames = self._note, -1, 0
+        self._rival_ms, self._rival_note = 0.0, -1
         self._trough_db = self._levels[-1]
         self._pending_ms = -1.0
         return event

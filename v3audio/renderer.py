@@ -12,16 +12,16 @@ r * sqrt(2).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.fft
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from v3audio.errors import ConfigError
 from v3audio.units import db_to_gain, midi_to_hz
@@ -30,7 +30,15 @@ FloatArray = NDArray[np.float32]
 
 TOP_HZ = 19_800.0
 """Harmonics end here at every rate, so that 44.1 kHz (0.45 * rate) and 96 kHz sound the same."""
-_TAPER_HZ = 1_000.0
+TAPER_HZ = 1_000.0
+BREATH_DB = (-20.0, -9.0)
+"""Level of breath against the sound that it announces: softest and loudest.
+
+The networks' own noise at a note's first moment lies 1 dB (viola) to 25 dB (oboe, clarinet) below
+it. In renders of saxophone, cor anglais, bass, guitar and voice, noise above -9 dB reads as a hiss
+with a note behind it, below -20 dB as a gap before a late note; between them it joins the rise of
+the tone (5 ms envelopes climb without a step back), as a tongue, a bow or a plectrum does.
+"""
 _TABLE_SIZE = 2048
 _FADE_S = 0.010
 _LEAP_SEMITONES = 1.0
@@ -40,7 +48,7 @@ _NOISE_LOOP_S = 2.7
 
 @dataclass(frozen=True, slots=True)
 class RendererConfig:
-    """Everything needed to rebuild a `RendererNet`, kept in `model.json`.
+    """Everything needed to rebuild the network, kept in `model.json`.
 
     Attributes:
         n_style: Size of the style vector.
@@ -82,88 +90,13 @@ class RendererConfig:
         return np.geomspace(self.noise_low_hz, self.noise_high_hz, self.n_noise + 1)
 
 
-# Time constants of the onset features in seconds: what a tongue, a hammer, a bow take.
-_AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
-_LOWEST_LEVEL_DB, _HIGHEST_LEVEL_DB = -56.0, -4.0
-_PITCH_CYCLES = (24.0, 12.0, 6.0)
-N_CONTROLS = 1 + 2 * len(_PITCH_CYCLES) + 1 + 1 + len(_AGE_TAUS_S)
+AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
+"""Time constants of the onset features: what a tongue, a hammer, a bow take."""
+LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB = -56.0, -4.0
+PITCH_CYCLES = (24.0, 12.0, 6.0)
+"""Periods, in semitones, of the pitch features."""
+N_CONTROLS = 1 + 2 * len(PITCH_CYCLES) + 1 + 1 + len(AGE_TAUS_S)
 """Network inputs beside the style vector."""
-
-
-class RendererNet(nn.Module):
-    """Style, pitch, level and age to log amplitudes of harmonics and noise bands.
-
-    The style vector is standardised with the statistics of the training timbres (buffers, so they
-    travel with the weights): style vectors of real timbres sit close together, and the first layer
-    should not have to undo that.
-
-    Args: config: sizes; kept as `.config`.
-    """
-
-    style_mean: Tensor
-    style_std: Tensor
-
-    def __init__(self, config: RendererConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or RendererConfig()
-        self.register_buffer("style_mean", torch.zeros(config.n_style))
-        self.register_buffer("style_std", torch.ones(config.n_style))
-        n = config.hidden
-        self.entry = nn.Linear(config.n_style + N_CONTROLS, n)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"inner": nn.Linear(n, n), "outer": nn.Linear(n, n)})
-            for _ in range(config.n_blocks)
-        )
-        self.exit = nn.Linear(n, config.n_harmonics + config.n_noise)
-        for block in self.blocks:
-            nn.init.zeros_(block["outer"].weight)  # type: ignore[index]
-        with torch.no_grad():  # start from a falling spectrum rather than a flat one
-            k = torch.arange(1, config.n_harmonics + 1)
-            self.exit.bias[: config.n_harmonics] = -1.5 * torch.log(k)
-            self.exit.bias[config.n_harmonics :] = -7.0
-
-    def forward(self, style: Tensor, pitch_midi: Tensor, level_db: Tensor, age_s: Tensor) -> Tensor:
-        """Natural log RMS of each harmonic and noise band in a frame of total RMS 1.
-
-        Args:
-            style: (B, n_style).
-            pitch_midi: (B,) MIDI pitch, fractions allowed.
-            level_db: (B,) dBFS RMS.
-            age_s: (B,) seconds since the onset.
-
-        Returns: (B, n_harmonics + n_noise). Harmonics above `TOP_HZ` are not counted in the total
-            (nor played).
-        """
-        style = (style - self.style_mean) / self.style_std
-        controls = control_features(pitch_midi, level_db, age_s, self.config.reference_db)
-        h = nn.functional.silu(self.entry(torch.cat([style, controls], -1)))
-        for block in self.blocks:
-            h = h + block["outer"](nn.functional.silu(block["inner"](h)))  # type: ignore[index]
-        raw: Tensor = self.exit(nn.functional.silu(h))
-        k = torch.arange(1, self.config.n_harmonics + 1, device=raw.device)
-        hz = 440.0 * torch.exp2((pitch_midi - 69.0) / 12.0)
-        gain = ((TOP_HZ - hz[:, None] * k) / _TAPER_HZ).clamp(0.0, 1.0)
-        total = (torch.exp(2 * raw[:, : len(k)]) * gain**2).sum(-1, keepdim=True)
-        total = total + torch.exp(2 * raw[:, len(k) :]).sum(-1, keepdim=True)
-        return raw - 0.5 * torch.log(total)
-
-
-def control_features(
-    pitch_midi: Tensor, level_db: Tensor, age_s: Tensor, reference_db: float
-) -> Tensor:
-    """What the network sees of pitch, level and age: (B, N_CONTROLS), all of order 1.
-
-    Args: pitch_midi, level_db, age_s: (B,); reference_db: see `RendererConfig`.
-    """
-    columns = [(pitch_midi - 64.0) / 18.0]
-    for semitones in _PITCH_CYCLES:  # a finer eye for where one sample of an instrument ends
-        angle = 2 * torch.pi / semitones * pitch_midi
-        columns += [torch.sin(angle), torch.cos(angle)]
-    columns.append((level_db.clamp(_LOWEST_LEVEL_DB, _HIGHEST_LEVEL_DB) - reference_db) / 12.0)
-    age_s = age_s.clamp(0.0, 2.0)
-    columns.append(age_s - 1.0)
-    columns += [2 * torch.exp(-age_s / tau) - 0.5 for tau in _AGE_TAUS_S]
-    return torch.stack(columns, -1)
 
 
 class SpectrumSource(Protocol):
@@ -178,28 +111,28 @@ class SpectrumSource(Protocol):
 
 
 class FrozenNet:
-    """A numpy copy of a `RendererNet` for one frame at a time: the same numbers, less overhead.
+    """`v3audio.renderer_net.RendererNet` in numpy, for one frame at a time.
 
-    Args: net: the network; later changes to it are not seen.
+    Args:
+        weights: of the network, by their names in it.
+        config: its sizes.
     """
 
-    def __init__(self, net: RendererNet) -> None:
-        def array(t: Tensor) -> FloatArray:
-            return t.detach().cpu().numpy().astype(np.float32)
+    def __init__(self, weights: Mapping[str, FloatArray], config: RendererConfig) -> None:
+        def array(name: str) -> FloatArray:
+            return np.ascontiguousarray(weights[name], dtype=np.float32)
 
-        def linear(layer: Any) -> tuple[FloatArray, FloatArray]:
-            return np.ascontiguousarray(array(layer.weight)), array(layer.bias)
+        def linear(name: str) -> tuple[FloatArray, FloatArray]:
+            return array(f"{name}.weight"), array(f"{name}.bias")
 
-        self.config = net.config
-        self._mean, self._scale = array(net.style_mean), 1 / array(net.style_std)
-        self._entry, self._exit = linear(net.entry), linear(net.exit)
+        self.config = config
+        self._mean, self._scale = array("style_mean"), 1 / array("style_std")
+        self._entry, self._exit = linear("entry"), linear("exit")
         self._blocks = [
-            (linear(b["inner"]), linear(b["outer"]))  # type: ignore[index]
-            for b in net.blocks
+            (linear(f"blocks.{i}.inner"), linear(f"blocks.{i}.outer"))
+            for i in range(config.n_blocks)
         ]
-        self._k = np.arange(1, net.config.n_harmonics + 1, dtype=np.float32)
-        self._taus = np.array(_AGE_TAUS_S)
-        self._cycles = 2 * np.pi / np.array(_PITCH_CYCLES)
+        self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
 
     def __call__(
         self, style: FloatArray, pitch_midi: float, level_db: float, age_s: float
@@ -211,27 +144,42 @@ class FrozenNet:
         Returns: (n_harmonics + n_noise,) linear; harmonics above `TOP_HZ` are 0.
         """
         n_style, n_harmonics = self.config.n_style, self.config.n_harmonics
-        x = np.empty(n_style + N_CONTROLS, np.float32)
-        x[:n_style] = (style - self._mean) * self._scale
-        x[n_style] = (pitch_midi - 64.0) / 18.0
-        n_cycles = len(self._cycles)
-        angles = self._cycles * pitch_midi
-        x[n_style + 1 : n_style + 1 + 2 * n_cycles : 2] = np.sin(angles)
-        x[n_style + 2 : n_style + 2 + 2 * n_cycles : 2] = np.cos(angles)
-        at = n_style + 1 + 2 * n_cycles
-        level_db = min(max(level_db, _LOWEST_LEVEL_DB), _HIGHEST_LEVEL_DB)
-        x[at] = (level_db - self.config.reference_db) / 12.0
+        controls = [(pitch_midi - 64.0) / 18.0]
+        for semitones in PITCH_CYCLES:
+            angle = 2 * math.pi / semitones * pitch_midi
+            controls += math.sin(angle), math.cos(angle)
+        level_db = min(max(level_db, LOWEST_LEVEL_DB), HIGHEST_LEVEL_DB)
         age_s = min(max(age_s, 0.0), 2.0)
-        x[at + 1] = age_s - 1.0
-        x[at + 2 :] = 2 * np.exp(-age_s / self._taus) - 0.5
-        h: FloatArray = _silu(self._entry[0] @ x + self._entry[1])
+        controls += (level_db - self.config.reference_db) / 12.0, age_s - 1.0
+        controls += [2 * math.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]
+        x = np.empty(n_style + N_CONTROLS, np.float32)
+        x[n_style:] = controls
+        np.multiply(style - self._mean, self._scale, out=x[:n_style])
+        h = _silu(_affine(self._entry, x))
         for inner, outer in self._blocks:
-            h += outer[0] @ _silu(inner[0] @ h + inner[1]) + outer[1]
-        rms: FloatArray = np.exp(self._exit[0] @ _silu(h) + self._exit[1])
-        gain = np.clip((TOP_HZ - midi_to_hz(pitch_midi) * self._k) / _TAPER_HZ, 0.0, 1.0)
-        rms[:n_harmonics] *= gain
-        rms /= np.sqrt(np.dot(rms, rms))
+            h += _affine(outer, _silu(_affine(inner, h)))
+        rms = _affine(self._exit, _silu(h))
+        np.exp(rms, out=rms)
+        hz = float(midi_to_hz(pitch_midi))
+        if hz * n_harmonics > TOP_HZ - TAPER_HZ:
+            rms[:n_harmonics] *= _taper(TOP_HZ, hz, self._k)
+        rms *= np.float32(1.0 / math.sqrt(rms.dot(rms)))
         return rms
+
+
+def _affine(layer: tuple[FloatArray, FloatArray], x: FloatArray) -> FloatArray:
+    y: FloatArray = layer[0].dot(x)
+    y += layer[1]
+    return y
+
+
+def _taper(top_hz: float, hz: float, k: FloatArray) -> FloatArray:
+    """Gains of harmonics `k` that fall to 0 over the last `TAPER_HZ` below `top_hz`."""
+    gain = k * np.float32(-hz / TAPER_HZ)
+    gain += np.float32(top_hz / TAPER_HZ)
+    np.minimum(gain, np.float32(1.0), out=gain)
+    np.maximum(gain, np.float32(0.0), out=gain)
+    return gain
 
 
 def _silu(x: FloatArray) -> FloatArray:
@@ -250,6 +198,8 @@ class RenderControl:
         age_s: Seconds since the note's onset; a value that falls says a new note began.
         style: (n_style,) float32.
         voiced: False fades out (keeping the last pitch and spectrum).
+        breath: the noise bands alone, as loud against `level_db` as the timbre's own noise is, but
+            within `BREATH_DB`: an attack whose pitch is not known yet.
         decay_db_per_s: How fast a struck or plucked timbre dies by itself; 0 sustains.
         release_s: Time the timbre takes to fade by 60 dB once the note is let go; at least 10 ms.
     """
@@ -259,6 +209,7 @@ class RenderControl:
     age_s: float
     style: FloatArray = field(repr=False)
     voiced: bool = True
+    breath: bool = False
     decay_db_per_s: float = 0.0
     release_s: float = 0.0
 
@@ -278,13 +229,13 @@ class Renderer:
     Raises: ConfigError for a sample rate too low to play harmonics at.
     """
 
-    def __init__(self, net: RendererNet | SpectrumSource, sample_rate: int, seed: int = 0) -> None:
+    def __init__(self, net: SpectrumSource, sample_rate: int, seed: int = 0) -> None:
         if sample_rate < 8_000:
             raise ConfigError(
                 f"the renderer cannot play at {sample_rate} Hz; use 8000 Hz or more (--rate 48000)"
             )
         self.sample_rate = sample_rate
-        self._net = FrozenNet(net) if isinstance(net, RendererNet) else net
+        self._net = net
         config = net.config
         self._n_harmonics = config.n_harmonics
         self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
@@ -295,13 +246,15 @@ class Renderer:
         # irfft halves each bin and divides by the table size; sqrt(2) makes peak of RMS
         self._phasors = (np.exp(1j * phases) * (_TABLE_SIZE / np.sqrt(2))).astype(np.complex64)
         self._ramp_samples = max(1, round(0.0025 * sample_rate))
+        self._mute = np.zeros(_TABLE_SIZE, np.float32)
+        self._spectrum = np.zeros(_TABLE_SIZE // 2 + 1, np.complex64)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything played: silence, phase 0, the noise from its start."""
         self._phase = 0.0  # cycles of the fundamental, float64, in [0, 1)
-        self._hz = 0.0
-        self._table = np.zeros(_TABLE_SIZE + 1, np.float32)
+        self._hz = 0.0  # of the tone; 0 where there is none
+        self._table = self._mute
         self._gains = np.zeros(self._noise.shape[1], np.float32)
         self._noise_at = 0
         self._silent = True
@@ -321,44 +274,61 @@ class Renderer:
         """
         if n_samples <= 0:
             return np.zeros(0, np.float32)
-        if not control.voiced or not np.isfinite(control.pitch_midi):
+        if not control.voiced or not math.isfinite(control.pitch_midi):
             return self._release(n_samples, control.release_s)
-        if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
-            self._peak_db = -np.inf
-        self._last_age_s, self._fade_from = control.age_s, 0.0
+        if control.breath:
+            table, gains, hz = self._mute, self._breath(control), self._hz
+            self._last_age_s = np.inf  # what follows is a new note
+        else:
+            if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
+                self._peak_db = -np.inf
+            self._last_age_s = control.age_s
+            level_db = self._decayed(control)
+            rms = self._net(control.style, control.pitch_midi, level_db, control.age_s)
+            rms *= np.float32(db_to_gain(level_db))
+            hz = float(midi_to_hz(control.pitch_midi))
+            table = self._make_table(rms[: self._n_harmonics], hz)
+            gains = rms[self._n_harmonics :]
+        self._fade_from = 0.0
 
-        level_db = self._decayed(control)
-        rms = self._net(control.style, control.pitch_midi, level_db, control.age_s)
-        rms *= np.float32(db_to_gain(level_db))
-        hz = float(midi_to_hz(control.pitch_midi))
-        table = self._make_table(rms[: self._n_harmonics], hz)
-        gains = rms[self._n_harmonics :]
-
-        steps = np.arange(1, n_samples + 1, dtype=np.float64)
-        ramp = (steps / max(n_samples, self._ramp_samples)).astype(np.float32)
-        old_hz = hz if self._silent else self._hz
-        if abs(np.log2(hz / old_hz)) * 12 <= _LEAP_SEMITONES:
+        steps, ramp = _steps(n_samples, max(n_samples, self._ramp_samples))
+        old_hz = self._hz or hz
+        if hz == old_hz or abs(math.log2(hz / old_hz)) * 12 <= _LEAP_SEMITONES:
             # f ramps linearly from old_hz to hz, so phase is its running sum, a parabola
-            cycles = steps * (old_hz + 0.5 * (hz - old_hz) * (steps + 1) / n_samples)
-            phase = self._phase + cycles / self.sample_rate
-            at, part = _split(phase)
-            old, new = _read(self._table, at, part), _read(table, at, part)
+            bend = 0.5 * (hz - old_hz) / (n_samples * self.sample_rate)
+            phase = steps * bend
+            phase += old_hz / self.sample_rate + bend
+            phase *= steps
+            phase += self._phase
+            place = _split(phase)
+            out, new = _read(self._table, *place), _read(table, *place)
         else:
             phase = self._phase + steps * (hz / self.sample_rate)
             before = self._phase + steps * (old_hz / self.sample_rate)
-            old, new = _read(self._table, *_split(before)), _read(table, *_split(phase))
-        noise_old, noise_new = self._noise_pair(n_samples, self._gains, gains)
-        old += noise_old
-        new += noise_new
-        out: FloatArray = old + ramp * (new - old)
+            out, new = _read(self._table, *_split(before)), _read(table, *_split(phase))
+        noise = self._next_noise(n_samples)
+        out += noise.dot(self._gains)
+        new += noise.dot(gains)
+        new -= out
+        new *= ramp
+        out += new
 
         end = ramp[-1]
         if end < 1:  # a very short segment: stop on the way, the next one goes on from there
             table = self._table + end * (table - self._table)
             gains = self._gains + end * (gains - self._gains)
         self._table, self._gains = table, gains
-        self._phase, self._hz, self._silent = float(phase[-1] % 1.0), hz, False
+        self._phase, self._silent = float(phase[-1] % 1.0), False
+        self._hz = 0.0 if control.breath and end >= 1 else hz
         return out
+
+    def _breath(self, control: RenderControl) -> FloatArray:
+        """Gains of the noise bands of an attack without pitch."""
+        noise = self._net(control.style, control.pitch_midi, control.level_db, 0.0)
+        noise = noise[self._n_harmonics :]
+        share_db = 10.0 * math.log10(float(noise @ noise) + 1e-12)
+        gain_db = min(max(share_db, BREATH_DB[0]), BREATH_DB[1]) - share_db
+        return noise * np.float32(db_to_gain(control.level_db + gain_db))
 
     def _decayed(self, control: RenderControl) -> float:
         """The player's level, held below the curve a struck note dies along.
@@ -380,10 +350,10 @@ class Renderer:
         if self._silent:
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             return np.zeros(n_samples, np.float32)
-        steps = np.arange(1, n_samples + 1, dtype=np.float64)
+        steps, _ = _steps(n_samples, n_samples)
         phase = self._phase + steps * (self._hz / self.sample_rate)
         out = _read(self._table, *_split(phase))
-        out += self._noise_pair(n_samples, self._gains, self._gains)[0]
+        out += self._next_noise(n_samples).dot(self._gains)
         release_s = max(release_s, _FADE_S)
         start = float(_fade(np.array(self._fade_from), release_s))
         shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
@@ -393,51 +363,62 @@ class Renderer:
         self._gains = self._gains * np.float32(shape[-1])
         self._phase = float(phase[-1] % 1.0)
         if shape[-1] <= 0:
-            self._table[:] = 0
-            self._gains = np.zeros_like(self._gains)
-            self._silent = True
+            self._table, self._gains = self._mute, np.zeros_like(self._gains)
+            self._hz, self._silent = 0.0, True
         return out
 
     def _make_table(self, rms: FloatArray, hz: float) -> FloatArray:
-        """One period of harmonics of RMS `rms`, (size + 1,): its first sample comes again last."""
-        spectrum = np.zeros(_TABLE_SIZE // 2 + 1, np.complex64)
+        """One period of harmonics of RMS `rms`, (size,)."""
         if self._top_hz < TOP_HZ:
-            rms = rms * np.clip((self._top_hz - hz * self._k) / _TAPER_HZ, 0.0, 1.0)
-        spectrum[1 : self._n_harmonics + 1] = rms * self._phasors
-        table = np.empty(_TABLE_SIZE + 1, np.float32)
-        table[:-1] = scipy.fft.irfft(spectrum, _TABLE_SIZE)
-        table[-1] = table[0]
+            rms = rms * _taper(self._top_hz, hz, self._k)
+        np.multiply(rms, self._phasors, out=self._spectrum[1 : self._n_harmonics + 1])
+        table: FloatArray = scipy.fft.irfft(self._spectrum, _TABLE_SIZE)
         return table
 
-    def _noise_pair(
-        self, n_samples: int, old: FloatArray, new: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """The next `n_samples` of noise under the old and under the new band gains."""
-        gains = np.stack([old, new], 1)
+    def _next_noise(self, n_samples: int) -> FloatArray:
+        """Every band's next samples, (n_samples, n_noise)."""
         at, size = self._noise_at, len(self._noise)
         self._noise_at = (at + n_samples) % size
         if at + n_samples <= size:
-            both = self._noise[at : at + n_samples] @ gains
-        else:
-            both = self._noise[np.arange(at, at + n_samples) % size] @ gains
-        return both[:, 0], both[:, 1]
+            return self._noise[at : at + n_samples]
+        return self._noise[np.arange(at, at + n_samples) % size]
 
 
-def _split(phase: NDArray[np.float64]) -> tuple[NDArray[np.int64], FloatArray]:
-    """Phase in cycles to table position: whole index and fraction, both (n_samples,)."""
-    position = (phase - np.floor(phase)) * _TABLE_SIZE
+@lru_cache(maxsize=64)
+def _steps(n_samples: int, n_ramp: int) -> tuple[NDArray[np.float64], FloatArray]:
+    """1..n_samples, and how far a ramp of `n_ramp` samples has come at each."""
+    steps = np.arange(1, n_samples + 1, dtype=np.float64)
+    ramp = (steps / n_ramp).astype(np.float32)
+    steps.setflags(write=False)
+    ramp.setflags(write=False)
+    return steps, ramp
+
+
+def _split(
+    phase: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    """Phase in cycles (0 or more) to the table's samples around it, and how far between them."""
+    position = phase * _TABLE_SIZE
     at = position.astype(np.int64)
-    return at, (position - at).astype(np.float32)
+    position -= at
+    at &= _TABLE_SIZE - 1
+    after = at + 1
+    after &= _TABLE_SIZE - 1
+    return at, after, position.astype(np.float32)
 
 
-def _read(table: FloatArray, at: NDArray[np.int64], part: FloatArray) -> FloatArray:
+def _read(
+    table: FloatArray, at: NDArray[np.int64], after: NDArray[np.int64], part: FloatArray
+) -> FloatArray:
     """Read a table between its samples, linearly.
 
     At harmonic k the error is (pi k / 2048)^2 / 2 of that harmonic: -54 dB at the 40th, -39 dB at
     the 100th, which itself is far down in any instrument.
     """
-    here = table.take(at)
-    out: FloatArray = here + part * (table.take(at + 1) - here)
+    here, out = table.take(at), table.take(after)
+    out -= here
+    out *= part
+    out += here
     return out
 
 

@@ -142,22 +142,23 @@ class StreamingResampler:
         n_in = state.n_in + len(x)
         n_out = self.n_available(n_in)
         held: NDArray[np.float64] = np.concatenate((state.tail, x), dtype=np.float64)
+        if n_out == state.n_out:
+            return np.empty(0, np.float32), ResamplerState(held, n_in, n_out)
         first_held = n_in - len(held)  # index of held[0]; negative while it is the silence before
-        y = np.empty(n_out - state.n_out, dtype=np.float32)
-        for start in range(state.n_out, n_out, _MAX_ROWS):
-            stop = min(start + _MAX_ROWS, n_out)
-            if self._up == 1:  # one phase, even steps: a view, nothing to gather
-                first = start * self._down - self._n_left - first_held
-                windows = _windows(held, self._bank.shape[1])[first :: self._down][: stop - start]
-                weights = np.broadcast_to(self._bank, windows.shape)
-            else:
-                position = np.arange(start, stop, dtype=np.int64) * self._down
-                left = position // self._up - self._n_left - first_held
-                windows = _windows(held, self._bank.shape[1])[left]
-                weights = self._bank[position % self._up]
-            # einsum adds each row on its own, in float64: the same sum whatever stands beside it
-            y[start - state.n_out : stop - state.n_out] = np.einsum("ij,ij->i", windows, weights)
-        keep_from = n_out * self._down // self._up - self._n_left - first_held
+        before = self._n_left + first_held  # from an output's input sample to its window in `held`
+        windows = _windows(held, self._bank.shape[1])
+        # einsum adds each row on its own, in float64: the same sum whatever stands beside it
+        if self._up == 1:  # one phase, even steps: nothing to gather
+            rows = windows[state.n_out * self._down - before :: self._down][: n_out - state.n_out]
+            y = np.einsum("ij,j->i", rows, self._bank[0]).astype(np.float32)
+        else:
+            y = np.empty(n_out - state.n_out, dtype=np.float32)
+            for start in range(state.n_out, n_out, _MAX_ROWS):
+                stop = min(start + _MAX_ROWS, n_out)
+                at, phase = np.divmod(np.arange(start, stop, dtype=np.int64) * self._down, self._up)
+                rows, weights = windows[at - before], self._bank.take(phase, axis=0)
+                y[start - state.n_out : stop - state.n_out] = np.einsum("ij,ij->i", rows, weights)
+        keep_from = n_out * self._down // self._up - before
         return y, ResamplerState(held[keep_from:].copy(), n_in, n_out)
 
 

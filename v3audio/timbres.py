@@ -227,6 +227,56 @@ def blend(parts: Sequence[tuple[Timbre, float]]) -> Timbre:
     )
 
 
+def morph(a: Timbre, b: Timbre, amount: float) -> Timbre:
+    """A timbre on the way from `a` (amount 0, then exactly `a`) to `b` (amount 1).
+
+    Raises:
+        TimbreError: An amount outside 0..1, or timbres of two models.
+    """
+    _check_share("morph amount", amount)
+    return _blend_parts([(a, 1.0 - amount), (b, amount)])
+
+
+def four_corners(corners: tuple[Timbre, Timbre, Timbre, Timbre], x: float, y: float) -> Timbre:
+    """A timbre in a square of four; in a corner exactly that one.
+
+    Args:
+        corners: North-west, north-east, south-west, south-east.
+        x: 0 (west) .. 1 (east).
+        y: 0 (south) .. 1 (north), as pads count.
+
+    Raises:
+        TimbreError: A place outside the square, or timbres of different models.
+    """
+    _check_share("morph x", x)
+    _check_share("morph y", y)
+    weights = ((1.0 - x) * y, x * y, (1.0 - x) * (1.0 - y), x * (1.0 - y))
+    return _blend_parts(list(zip(corners, weights, strict=True)))
+
+
+def _blend_parts(parts: list[tuple[Timbre, float]]) -> Timbre:
+    """Blend of those that have a weight; one alone stays itself."""
+    parts = [(timbre, weight) for timbre, weight in parts if weight > 0.0]
+    return parts[0][0] if len(parts) == 1 else blend(parts)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise TimbreError(f"{name} = {value}: expected 0 to 1")
+
+
+def load_all(model_sha256: str) -> dict[str, Timbre]:
+    """Every timbre that this model can play, by name and in order; damaged ones are left out."""
+    loaded = {}
+    for entry in list_timbres():
+        if entry.info is not None and entry.info.model_sha256 == model_sha256:
+            try:
+                loaded[entry.name] = load(entry.path)
+            except TimbreError:  # a good header before a damaged body
+                continue
+    return loaded
+
+
 def save(timbre: Timbre, path: Path | str) -> Path:
     """Write a timbre to a file, which is replaced only when complete.
 

@@ -20,9 +20,9 @@ from v3audio.bundle import Bundle
 from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError, DeviceError, TimbreError
 from v3audio.hearing import Heard
-from v3audio.live_hearing import OneByOne
-from v3audio.notes import Note, TrackerConfig, decode_notes
-from v3audio.renderer import Renderer, RendererConfig, RendererNet
+from v3audio.notes import FrameNotes, Note, TrackerConfig, decode_notes
+from v3audio.renderer import Renderer, RendererConfig
+from v3audio.renderer_net import RendererNet, frozen
 from v3audio.timbres import Timbre
 
 RATE = 16000
@@ -51,6 +51,10 @@ class SineEar:
         zeros = np.zeros(n, np.float32)
         code = np.round(midi).astype(np.int64)
         return Heard(level, zeros, loud, midi, loud, probs, code, content, style)
+
+    def frame(self, window: np.ndarray) -> FrameNotes:
+        heard = self.frames(window[None])
+        return FrameNotes(*(float(column[0]) for column in heard[:5]))
 
 
 def tone(midi: float, seconds: float, rate: int = RATE, db_per_s: float = 0.0) -> np.ndarray:
@@ -203,8 +207,7 @@ def test_asking_for_a_missing_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 def engine(rate: int = RATE) -> Engine:
     torch.manual_seed(0)
     net = RendererNet(RendererConfig(hidden=16)).eval()
-    ear = OneByOne(SineEar())  # type: ignore[arg-type]
-    return Engine(TIMBRE, rate, hearing=ear, renderer=Renderer(net, rate))
+    return Engine(TIMBRE, rate, hearing=SineEar(), renderer=Renderer(frozen(net), rate))
 
 
 def test_transfer_is_the_engine_run_over_the_samples() -> None:

@@ -1,5 +1,6 @@
 """Model folders: a round trip, and every way in which one is refused."""
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -16,10 +17,14 @@ from v3audio.bundle import (
     find_model,
     load_bundle,
     save_model,
+    save_renderer,
     write_meta,
 )
 from v3audio.errors import BundleError
-from v3audio.model import ModelConfig, V3Model
+from v3audio.geometry import ModelConfig
+from v3audio.model import V3Model
+from v3audio.renderer import RendererConfig
+from v3audio.renderer_net import RendererNet
 
 CONFIG = ModelConfig(codebook_size=16, hidden=16, partial_hidden=4)
 
@@ -122,14 +127,37 @@ def test_refusals(folder, damage):
     assert "\n" not in str(refused.value)
 
 
-def test_weights_of_another_shape_are_refused(folder):
-    import hashlib
-
-    other = V3Model(ModelConfig(codebook_size=8, hidden=16, partial_hidden=4))
-    save_file(other.state_dict(), folder / WEIGHTS)
-    edit(folder, weights_sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+@pytest.mark.parametrize("load", ["load_model", "load_hearing", "load_live_hearing"])
+@pytest.mark.parametrize("other", [{"codebook_size": 8}, {"channels": 2}], ids=str)
+def test_weights_of_another_shape_are_refused(folder, load, other):
+    sizes = {"codebook_size": 16, "hidden": 16, "partial_hidden": 4} | other
+    replace_weights(folder, V3Model(ModelConfig(**sizes)).state_dict())
     with pytest.raises(BundleError, match="not the weights"):
-        load_bundle(folder).load_model()
+        getattr(load_bundle(folder), load)()
+
+
+def test_a_missing_weight_is_refused(folder):
+    weights = V3Model(CONFIG).state_dict()
+    del weights["content_head.kernel"]
+    replace_weights(folder, weights)
+    with pytest.raises(BundleError, match=r"content_head\.kernel"):
+        load_bundle(folder).load_live_hearing()
+
+
+def replace_weights(folder, weights):
+    save_file(weights, folder / WEIGHTS)
+    edit(folder, weights_sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+
+
+def test_a_foreign_renderer_is_refused_both_ways(folder):
+    bundle = save_renderer(load_bundle(folder), RendererNet(RendererConfig(hidden=16)), {})
+    assert bundle.load_frozen_renderer().config == bundle.load_renderer().config
+    config = bundle.renderer["config"]
+    for change in ({"n_harmonics": 50}, {"n_style": 8}):
+        edit(folder, renderer=bundle.renderer | {"config": config | change})
+        for load in (load_bundle(folder).load_renderer, load_bundle(folder).load_frozen_renderer):
+            with pytest.raises(BundleError, match="not the weights"):
+                load()
 
 
 def test_uncalibrated_or_silent_models_say_what_to_do(folder):

@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from v3audio.audio_file import load_mono
-from v3audio.engine import Engine, Voice, VoiceConfig
+from v3audio.engine import Engine
 from v3audio.errors import ConfigError, DeviceError, TimbreError
-from v3audio.notes import FrameNotes, NoteEvent
+from v3audio.notes import FrameNotes, NoteEvent, NoteTracker
 from v3audio.paths import presets_dir
-from v3audio.renderer import Renderer, RendererConfig, RendererNet
+from v3audio.renderer import RenderControl, Renderer, RendererConfig
+from v3audio.renderer_net import RendererNet, frozen
+from v3audio.settings import RANGES, SCALES, Settings
 from v3audio.timbres import Timbre
+from v3audio.voice import Voice, VoiceConfig
 
 RATE = 48000
 TIMBRE = Timbre(
@@ -64,7 +67,7 @@ def engine(
         timbre,
         rate,
         hearing=PitchFinder(always),
-        renderer=Renderer(network(), rate),
+        renderer=Renderer(frozen(network()), rate),
         **options,  # type: ignore[arg-type]
     )
 
@@ -283,6 +286,318 @@ def test_dry_is_the_undelayed_input_and_mix_blends() -> None:
     np.testing.assert_allclose(run(engine(mix=0.25), x)[0], 0.75 * x + 0.25 * wet, atol=1e-6)
 
 
+# -- settings ------------------------------------------------------------------------------------
+
+
+def settings(e: Engine, **changes: object) -> None:
+    e.settings = replace(e.settings, **changes)  # type: ignore[arg-type]
+
+
+def kinds(events: list[NoteEvent]) -> list[tuple[str, int]]:
+    return [(e.kind, e.note) for e in events if e.kind != "pitch"]
+
+
+def rms_db(x: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(np.square(x, dtype=float)) + 1e-20))
+
+
+def pitch_hz(x: np.ndarray, near_hz: float) -> float:
+    """Fundamental near a frequency: peak of a windowed spectrum, a parabola between its bins."""
+    power = np.log(np.abs(np.fft.rfft(x * np.hanning(len(x)), 1 << 18)) + 1e-12)
+    hz = np.fft.rfftfreq(1 << 18, 1 / RATE)
+    inside = np.flatnonzero((hz > 0.8 * near_hz) & (hz < 1.25 * near_hz))
+    return float(hz[inside[power[inside].argmax()]])
+
+
+def test_old_arguments_and_properties_are_views_of_the_settings() -> None:
+    e = engine(transpose=3, mix=0.5, settings=Settings(fade_ms=10.0, mix=0.1))
+    assert e.settings == Settings(transpose=3.0, mix=0.5, fade_ms=10.0)
+    e.gate_db, e.mix = -40.0, 0.25
+    assert (e.settings.gate_db, e.settings.mix, e.transpose) == (-40.0, 0.25, 3.0)
+    with pytest.raises(ConfigError, match="mix = 2"):
+        e.mix = 2.0
+    e.reset()
+    assert e.settings.mix == 0.25
+
+
+def test_settings_reach_the_tracker() -> None:
+    tracker = NoteTracker(hop_s=0.005)
+    e = engine(tracker=tracker)
+    settings(e, gate_db=-30.0, min_note_ms=40.0, sensitivity=0.9, velocity="fixed")
+    e.process(np.zeros(1, np.float32))
+    c = tracker.config
+    assert (c.gate_db, c.live_min_note_ms, c.sensitivity, c.velocity) == (-30, 40, 0.9, "fixed")
+
+
+@pytest.mark.parametrize(
+    ("change", "gain"),
+    [
+        ({"mix": 0.5}, 0.5),
+        ({"gain_out_db": -20.0}, 0.1),
+        ({"gain_in_db": -20.0}, 0.1),
+        ({"enabled": False}, 0.0),
+    ],
+)
+def test_a_gain_acts_from_the_next_sample_in_a_straight_line(change: dict, gain: float) -> None:
+    e = engine(mix=0.0, gate_db=0.0)
+    x = np.ones(1000, np.float32) * 0.5
+    e.process(x)
+    settings(e, **change)
+    out, _ = e.process(x)
+    ramp = round(0.002 * RATE)
+    np.testing.assert_allclose(out[ramp - 1 :], 0.5 * gain, atol=1e-6)
+    np.testing.assert_allclose(np.diff(out[:ramp]), 0.5 * (gain - 1) / ramp, atol=1e-6)
+    assert out[0] == pytest.approx(0.5 + 0.5 * (gain - 1) / ramp)
+
+
+def test_a_change_in_the_middle_of_a_change_goes_on_from_there() -> None:
+    e = engine(mix=0.0, gate_db=0.0)
+    x = np.ones(50, np.float32)
+    settings(e, gain_out_db=-40.0)
+    parts = [e.process(x)[0]]
+    settings(e, gain_out_db=0.0)
+    parts += [e.process(x)[0] for _ in range(4)]
+    out = np.concatenate(parts)
+    assert np.abs(np.diff(out)).max() < 0.02
+    assert out[-1] == 1.0
+
+
+@pytest.mark.parametrize("switch", [{"bypass": True}, {"enabled": False}])
+def test_bypass_and_off_end_the_notes_at_once_and_playing_comes_back(switch: dict) -> None:
+    e = engine()
+    x = tone(69, 2.0)
+    _, events = e.process(x[: RATE // 2])
+    assert kinds(events) == [("on", 69)]
+    settings(e, **switch)
+    out, events = e.process(x[RATE // 2 : RATE])
+    assert kinds(events) == [("off", 69)]
+    assert events[-1].sample == RATE // 2
+    expected = x[RATE // 2 : RATE] if "bypass" in switch else np.zeros(RATE // 2, np.float32)
+    np.testing.assert_array_equal(out[200:], expected[200:])
+    assert e.readout.note is None
+    e.settings = Settings()
+    out, events = e.process(x[RATE:])
+    assert kinds(events) == [("on", 69)]
+    assert rms_db(out[RATE // 2 :]) > -30
+    assert kinds(e.flush()) == [("off", 69)]
+
+
+def test_bypass_gives_the_input_as_it_came_whatever_the_gains() -> None:
+    x = np.clip(tone(69, 0.2, amplitude=0.9), -1, 1)
+    e = engine(settings=Settings(bypass=True, gain_in_db=12.0, gain_out_db=12.0, mix=0.3))
+    np.testing.assert_array_equal(run(e, x)[0], x)
+
+
+def test_freeze_holds_what_sounds_and_the_note_ends_after_it() -> None:
+    e = engine()
+    e.process(tone(69, 0.5))
+    settings(e, freeze=True)
+    out, events = e.process(np.concatenate([tone(57, 0.5), np.zeros(RATE, np.float32)]))
+    assert events == []
+    held = out[4800:]
+    assert pitch_hz(held, 440.0) == pytest.approx(440.0, abs=1.0)
+    assert rms_db(held[:9600]) == pytest.approx(rms_db(held[-9600:]), abs=0.5)
+    assert e.readout.note == 69
+    assert e.readout.level_db < -90  # meters go on
+    settings(e, freeze=False)
+    out, events = e.process(np.zeros(RATE // 2, np.float32))
+    assert kinds(events) == [("off", 69)]
+    assert not out[RATE // 4 :].any()
+
+
+def test_freeze_of_silence_is_silence_and_of_a_struck_note_does_not_die() -> None:
+    e = engine(settings=Settings(freeze=True))
+    out, events = e.process(tone(69, 0.5))
+    assert not out.any() and events == []
+    e = engine(timbre=replace(TIMBRE, decay_db_per_s=60.0))
+    e.process(tone(69, 0.5))
+    settings(e, freeze=True)
+    out, _ = e.process(np.zeros(RATE, np.float32))
+    assert rms_db(out[4800:9600]) == pytest.approx(rms_db(out[-4800:]), abs=0.5)
+
+
+def test_panic_closes_what_sounds_and_the_next_attack_plays() -> None:
+    e = engine()
+    x = tone(69, 1.0)
+    e.process(x[: RATE // 4])
+    assert kinds(e.panic()) == [("off", 69)]
+    assert e.panic() == []
+    out, events = e.process(x[: RATE // 4])
+    assert events == []
+    assert not out[1200:].any()
+    _, events = e.process(np.concatenate([np.zeros(RATE // 4, np.float32), x[: RATE // 4]]))
+    assert kinds(events) == [("on", 69)]
+
+
+def test_panic_while_frozen_is_silence() -> None:
+    e = engine()
+    e.process(tone(69, 0.3))
+    settings(e, freeze=True)
+    assert kinds(e.panic()) == [("off", 69)]
+    assert not e.process(tone(69, 0.3))[0][1200:].any()
+
+
+def test_the_players_own_a_names_the_notes_and_leaves_the_sound() -> None:
+    x = tone(69 + 12 * np.log2(442 / 440), 0.6)
+    out, events = run(engine(), x)
+    assert next(e for e in events if e.kind == "on").cents == pytest.approx(7.9, abs=3)
+    out_442, events_442 = run(engine(settings=Settings(ref_hz=442.0)), x)
+    assert next(e for e in events_442 if e.kind == "on").cents == pytest.approx(0.0, abs=3)
+    assert pitch_hz(out_442[9600:], 440.0) == pytest.approx(pitch_hz(out[9600:], 440.0), abs=0.3)
+    snap = Settings(ref_hz=442.0, snap=1.0)
+    assert pitch_hz(run(engine(settings=snap), x)[0][9600:], 440.0) == pytest.approx(442, abs=0.2)
+    up = run(engine(settings=Settings(ref_hz=415.3)), tone(68.0, 0.4))[1]
+    assert {e.note for e in up} == {69}  # a player tuned a semitone low: his A is called A
+
+
+@pytest.mark.parametrize(
+    ("snap", "played", "hz", "note", "cents"),
+    [
+        (0.0, 60.3, None, 60, 30),
+        (1.0, 60.3, 60.0, 60, 0),
+        (0.5, 60.3, 60.15, 60, 15),
+        (1.0, 61.2, 60.0, 60, 0),  # C sharp lies between two notes of C major: the lower,
+        (1.0, 60.8, 60.0, 60, 0),  # however it is intoned
+    ],
+)
+def test_snap_pulls_sound_and_notes_to_the_scale(
+    snap: float, played: float, hz: float | None, note: int, cents: float
+) -> None:
+    out, events = run(engine(settings=Settings(snap=snap, scale="major")), tone(played, 0.6))
+    on = next(e for e in events if e.kind == "on")
+    assert on.note == note
+    assert on.cents == pytest.approx(cents, abs=5)
+    wanted = 440 * 2 ** (((hz or played) - 69) / 12)
+    assert 1200 * abs(np.log2(pitch_hz(out[14400:], wanted) / wanted)) < 4
+
+
+def test_snap_after_transposing_plays_the_scales_own_thirds() -> None:
+    third = Settings(transpose=4.0, snap=1.0, scale="major")
+    for played, harmony in ((60, 64), (62, 65), (64, 67)):  # D-F and E-G are minor thirds
+        assert {e.note for e in run(engine(settings=third), tone(played, 0.3))[1]} == {harmony}
+
+
+def test_fine_detunes_sound_and_cents_but_not_the_note() -> None:
+    out, events = run(engine(settings=Settings(fine_cents=60.0)), tone(69, 0.5))
+    on = next(e for e in events if e.kind == "on")
+    assert (on.note, round(on.cents / 10)) == (69, 6)
+    assert pitch_hz(out[9600:], 440.0) == pytest.approx(440 * 2 ** (60 / 1200), abs=0.7)
+
+
+def test_a_timbre_glides_over_the_fade() -> None:
+    loud = replace(TIMBRE, gain_db=-20.0)
+    for fade_ms, middle in ((0.0, -20.0), (200.0, -10.0)):
+        e = engine(settings=Settings(fade_ms=fade_ms))
+        x = tone(69, 1.0)
+        before = rms_db(e.process(x[: RATE // 2])[0][-2400:])
+        e.timbre = loud
+        out = e.process(x[RATE // 2 :])[0]
+        assert rms_db(out[4560:5040]) - before == pytest.approx(middle, abs=1.2)
+        assert rms_db(out[-4800:]) - before == pytest.approx(-20.0, abs=0.5)
+
+
+def test_the_style_glides_too_and_arrives_exactly() -> None:
+    styles = []
+
+    class Ear:
+        def render(self, n: int, control: RenderControl) -> np.ndarray:
+            styles.append(control.style)
+            return np.zeros(n, np.float32)
+
+        def reset(self) -> None:
+            pass
+
+    e = Engine(TIMBRE, RATE, hearing=PitchFinder(), renderer=Ear(), settings=Settings(fade_ms=50))
+    e.process(tone(69, 0.3))
+    e.timbre = other = replace(TIMBRE, style=np.ones(16, np.float32))
+    del styles[:]
+    e.process(tone(69, 0.1))
+    np.testing.assert_allclose([s[0] for s in styles[:10]], np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_array_equal(styles[10], other.style)
+
+
+def test_readout_says_what_is_heard_and_given() -> None:
+    e = engine(transpose=2)
+    assert e.readout.note is None
+    out, _ = e.process(tone(69.1, 0.5))
+    r = e.readout
+    assert (r.note, round(r.cents)) == (71, pytest.approx(10, abs=2))
+    assert r.pitch_hz == pytest.approx(440 * 2 ** (0.1 / 12), abs=0.5)
+    assert r.level_db == pytest.approx(rms_db(tone(69.1, 0.5)), abs=0.5)
+    assert r.output_db == pytest.approx(rms_db(out[-2400:]), abs=1.5)
+    assert r.confidence > 0.8
+    assert (r.code, r.code_distance) == (-1, 0.0)  # this hearing has no codebook
+    e.process(np.zeros(RATE, np.float32))
+    r = e.readout
+    assert (r.note, r.pitch_hz, r.confidence) == (None, 0.0, 0.0)
+    assert r.output_db < -100
+
+
+def random_settings(rng: np.random.Generator) -> Settings:
+    numbers = {
+        name: int(rng.integers(low, high + 1)) if name == "scale_root" else rng.uniform(low, high)
+        for name, (low, high) in RANGES.items()
+    }
+    audible = {"gate_db": (-90, -40), "transpose": (-36, 0)}  # and never louder than unchanged:
+    audible |= {"gain_in_db": (-12, 0), "gain_out_db": (-12, 0)}
+    numbers |= {name: rng.uniform(*limits) for name, limits in audible.items()}
+    return Settings(
+        enabled=rng.random() < 0.95,
+        bypass=rng.random() < 0.05,
+        freeze=rng.random() < 0.1,
+        scale=str(rng.choice(list(SCALES))),
+        velocity=str(rng.choice(["level", "attack", "fixed"])),
+        **numbers,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_settings_at_random_in_every_block_never_click_and_offs_match_ons(seed: int) -> None:
+    """A click is a jump that the steady sounds, dry or played, do not have."""
+    x, rng, e = melody(), np.random.default_rng(seed), engine()
+    steady = max(np.abs(np.diff(y)).max() for y in (x, run(e, x)[0]))
+    e.reset()
+    others = [replace(TIMBRE, gain_db=g, style=rng.normal(size=16)) for g in (-6.0, -3.0, 0.0)]
+    sounding: list[int] = []
+    parts = [np.zeros(1, np.float32)]
+    for start in range(0, len(x), 128):
+        e.settings, e.timbre = random_settings(rng), others[rng.integers(3)]
+        out, events = e.process(x[start : start + 128])
+        parts.append(out)
+        for event in events + (e.flush() if start + 128 >= len(x) else []):
+            if event.kind == "on":
+                sounding.append(event.note)
+            elif event.kind == "off":
+                sounding.remove(event.note)
+    out = np.concatenate(parts)
+    assert sounding == []
+    assert np.abs(out).max() > 0.1
+    assert np.abs(np.diff(out)).max() < steady
+
+
+@pytest.mark.parametrize("block", [32, 96, 480])
+def test_settings_changed_at_the_same_samples_give_the_same_at_any_block(block: int) -> None:
+    x = melody()
+    changes = {0: Settings(mix=0.7, snap=0.5, scale="minor"), 9600: Settings(freeze=True),
+               14400: Settings(bypass=True), 16320: Settings(gain_out_db=6.0, transpose=-5.0),
+               16800: Settings(gain_out_db=-6.0, ref_hz=430.0)}  # fmt: skip
+
+    def take(block: int) -> tuple[np.ndarray, list[NoteEvent]]:
+        e, parts, events = engine(), [], []
+        for start in range(0, len(x), block):
+            if start in changes:
+                e.settings = changes[start]
+            out, new = e.process(x[start : start + block])
+            parts.append(out)
+            events += new
+        return np.concatenate(parts), events
+
+    out, events = take(block)
+    expected, expected_events = take(160)
+    np.testing.assert_array_equal(out, expected)
+    assert events == expected_events
+
+
 # -- input that is no music ----------------------------------------------------------------------
 
 
@@ -378,34 +693,88 @@ def test_refuses_a_timbre_of_another_model() -> None:
 
 # -- the voice ----------------------------------------------------------------------------------
 
-HEARD = FrameNotes(level_db=-20.0, onset=0.0, periodicity=0.9, pitch_midi=60.2, confidence=0.9)
+HEARD = FrameNotes(level_db=-20.0, onset=0.0, periodicity=0.95, pitch_midi=60.2, confidence=0.95)
+SILENCE = FrameNotes(level_db=-120.0, onset=0.0, periodicity=0.0, pitch_midi=40.0, confidence=0.0)
+NOISE = HEARD._replace(periodicity=0.2)
 
 
 def note_on(note: int, cents: float = 0.0) -> NoteEvent:
     return NoteEvent("on", 0, note, 100, cents, 0.9)
 
 
+def note_off(note: int) -> NoteEvent:
+    return NoteEvent("off", 0, note, 0, 0.0, 0.0)
+
+
 def voice() -> Voice:
-    return Voice(VoiceConfig(), 0.005)
+    v = Voice(VoiceConfig(), 0.005)
+    v.step(SILENCE, [])
+    return v
 
 
-def test_an_attack_waits_for_two_frames_that_agree() -> None:
+def test_an_attack_is_breath_until_two_frames_agree() -> None:
     v = voice()
-    assert v.step(HEARD._replace(pitch_midi=72.0), []) is None  # a first, wrong guess
-    assert v.step(HEARD, []) is None
+    guess = v.step(HEARD._replace(pitch_midi=72.0), [])  # a first, wrong guess
+    assert guess is not None and guess.breath
+    breath = v.step(HEARD, [])
+    assert breath is not None and breath.breath
     played = v.step(HEARD, [])
-    assert played is not None
-    assert played.pitch_midi == 60.2
-    assert played.age_s == 0.0
+    assert played == (60.2, 60.0, -20.0, 0.0, False)
     confirmed = v.step(HEARD, [note_on(60)])
     assert confirmed is not None
     assert confirmed.age_s == pytest.approx(0.005)  # the note goes on, it does not start again
 
 
+def test_a_low_pitch_waits_for_one_period() -> None:
+    v = voice()
+    low = HEARD._replace(pitch_midi=33.0)  # 55 Hz: 18 ms
+    played = [v.step(low, []) for _ in range(6)]
+    assert [p is not None and p.breath for p in played] == [True] * 4 + [False] * 2
+
+
+def test_breath_fades_and_the_next_waits_where_no_pitch_followed() -> None:
+    v = voice()
+    played = [v.step(NOISE, []) for _ in range(50)]
+    breath = [p for p in played if p]
+    assert played[: len(breath)] == breath
+    assert len(breath) == 12  # 60 ms
+    assert all(p.breath for p in breath)
+    levels = [p.level_db for p in breath]
+    assert levels[0] == -20.0
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] < -40.0
+    knocks = [v.step(NOISE._replace(level_db=-20.0 - 30 * (k % 20 > 2)), []) for k in range(200)]
+    began = [k for k in range(1, 200) if knocks[k] and not knocks[k - 1]]
+    assert len(began) <= 4  # of 10 knocks in a second
+
+
+def test_noise_that_wavers_around_the_gate_is_no_attack() -> None:
+    v = Voice(VoiceConfig(), 0.005)
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(20 * 16000))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 40))
+    power = np.convolve((pink / pink.std()) ** 2, np.ones(320) / 320, "valid")[::80]
+    levels = 10 * np.log10(power) - 49.0
+    played = [v.step(NOISE._replace(level_db=float(x)), []) for x in levels]
+    began = [k for k in range(1, len(levels)) if played[k] and not played[k - 1]]
+    assert np.sum(np.diff(np.sign(levels + 50)) > 0) > 200  # the gate alone would open often
+    assert len(began) <= 2  # in 20 s
+
+
+def test_an_attack_has_the_loudness_of_its_newest_five_milliseconds() -> None:
+    v = voice()
+    levels = [(-23.0, -17.0), (-19.0, -16.5), (-17.5, -16.5)]
+    played = [v.step(HEARD._replace(level_db=a, brief_db=b), [note_on(60)]) for a, b in levels]
+    assert [p.level_db for p in played if p] == pytest.approx([-17.0, -16.85, -16.745], abs=0.01)
+    for _ in range(10):
+        v.step(HEARD._replace(level_db=-17.0, brief_db=-17.0), [])
+    ripple = v.step(HEARD._replace(level_db=-17.0, brief_db=-14.0), [])
+    assert ripple is not None and ripple.level_db < -16.9  # no attack: the steadier level
+
+
 def test_unsure_sound_is_not_played() -> None:
     v = voice()
-    unsure = HEARD._replace(periodicity=0.2)
-    assert [v.step(unsure, []) for _ in range(50)] == [None] * 50
+    played = [v.step(NOISE, []) for _ in range(50)]
+    assert all(p is None or p.breath for p in played)
 
 
 def test_pitch_follows_vibrato_and_holds_over_an_octave_slip() -> None:
@@ -434,19 +803,27 @@ def test_a_new_note_starts_its_age_anew() -> None:
     v = voice()
     v.step(HEARD, [note_on(60)])
     v.step(HEARD, [])
-    off = NoteEvent("off", 0, 60, 0, 0.0, 0.0)
-    played = v.step(HEARD._replace(pitch_midi=64.0), [off, note_on(64)])
+    played = v.step(HEARD._replace(pitch_midi=64.0), [note_off(60), note_on(64)])
     assert played is not None
     assert (played.age_s, played.pitch_midi) == (0.0, 64.0)
 
 
 def test_the_tail_after_a_note_off_does_not_start_again_but_a_new_attack_does() -> None:
     v = voice()
-    v.step(HEARD, [note_on(60)])
-    assert v.step(HEARD._replace(level_db=-35.0), [NoteEvent("off", 0, 60, 0, 0.0, 0.0)]) is None
+    for _ in range(20):
+        v.step(HEARD, [note_on(60)])
+    assert v.step(HEARD._replace(level_db=-35.0), [note_off(60)]) is None
     tail = HEARD._replace(level_db=-38.0)
     assert [v.step(tail, []) for _ in range(20)] == [None] * 20
-    assert v.step(HEARD, []) is not None
+    again = [v.step(HEARD, []) for _ in range(3)]
+    assert [p is not None and p.breath for p in again] == [True, False, False]
+
+
+def test_an_end_stays_silent_until_the_next_attack() -> None:
+    v = voice()
+    v.step(HEARD, [note_on(60)])
+    v.end()
+    assert [v.step(HEARD, []) for _ in range(20)] == [None] * 20
 
 
 # -- the shipped instrument ----------------------------------------------------------------------
@@ -468,3 +845,22 @@ def test_the_shipped_instrument_gives_the_same_at_any_block_and_looks_at_nothing
     later[rate // 2 :] = 0.5 * np.sign(np.sin(np.arange(rate - rate // 2)))
     e.reset()
     np.testing.assert_array_equal(run(e, later)[0][: rate // 2], expected[: rate // 2])
+
+
+def test_the_shipped_instrument_sounds_at_once_when_a_real_note_begins() -> None:
+    """First sound within the stated latency of the moment at which the level opens the gate."""
+    x, rate = load_mono(presets_dir() / "demo" / "alto-sax.flac")
+    x = x[: rate // 2]
+    n = rate // 50  # 20 ms
+    power = np.convolve(x.astype(np.float64) ** 2, np.ones(n) / n)[: len(x)]
+    begin = int(np.argmax(power > 1e-5))  # -50 dBFS
+    assert begin > rate // 4
+    e = Engine("oboe", rate)
+    for shift in (0, 55, 110, 165):  # against the frames
+        e.reset()
+        out, events = run(e, np.concatenate([np.zeros(shift, np.float32), x]))
+        assert not out[: begin + shift].any()
+        wait = int(np.argmax(out[begin + shift :] != 0))
+        assert wait <= e.latency_samples
+        on = next(event.sample for event in events if event.kind == "on")
+        assert on - begin - shift > wait + rate // 100  # long before the note is known

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from v3audio.errors import AudioFileError, ConfigError
-from v3audio.midi_file import NoteEncoder, estimate_tempo, write_event_midi, write_midi
+from v3audio.midi_file import (
+    MidiWriter,
+    NoteEncoder,
+    estimate_tempo,
+    write_event_midi,
+    write_midi,
+)
 from v3audio.notes import Note, NoteEvent
 
 
@@ -164,6 +170,84 @@ def test_a_bend_stays_in_range() -> None:
     assert encoder.pitch(2.0, 61, 10.0) == []  # does not sound
     assert encoder.off(61) == []
     assert [m.type for m in encoder.stop()] == ["note_off", "pitchwheel"]
+
+
+def test_notes_alone_have_no_bends() -> None:
+    encoder = NoteEncoder("notes", channel=10)
+    messages = encoder.on(0.0, 60, 80, 40.0) + encoder.pitch(1.0, 60, -30.0) + encoder.off(60)
+    assert [bytes(m.bytes()).hex() for m in messages] == ["993c50", "893c40"]
+    assert {m.channel for m in encoder.start() + encoder.panic()} == {9}
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "coarse", "fine"),
+    [
+        ("bend", 2.0, 2, 0),
+        ("bend", 12.5, 12, 50),
+        ("bend", 2.999, 3, 0),
+        ("mpe", 2.0, 48, 0),
+        ("mpe", 24.0, 24, 0),
+    ],
+)
+def test_the_bend_range_is_announced_to_the_cent(
+    mode: str, asked: float, coarse: int, fine: int
+) -> None:
+    announced = NoteEncoder(mode, bend_range=asked).start()[-6:]  # type: ignore[arg-type]
+    assert [(m.control, m.value) for m in announced] == [
+        (101, 0), (100, 0), (6, coarse), (38, fine), (101, 127), (100, 127),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_bends_of_every_frame_pass_and_faster_ones_are_thinned_to_200_a_second(rate: int) -> None:
+    frames = [event("pitch", round(k * rate / 200), 60, 10.0 * (k % 2)) for k in range(1, 1001)]
+    rush = [event("pitch", round(k * rate / 1000), 60, 10.0 * (k % 2)) for k in range(1, 5001)]
+    for events, n_wanted in ((frames, 1000), (rush, 1001)):
+        encoder = NoteEncoder()
+        encoder.on(0.0, 60, 80, 0.0)
+        n_bends = sum(len(encoder.event(e, e.sample / rate)) for e in events)
+        assert n_wanted - 3 <= n_bends <= n_wanted
+
+
+def test_panic_silences_whatever_sounds() -> None:
+    encoder = NoteEncoder("mpe")
+    for note in (60, 64):
+        encoder.on(0.0, note, 80, 20.0)
+    sent = [bytes(m.bytes()).hex() for m in encoder.panic()]
+    assert sent[:4] == ["813c40", "824040", "e10040", "e20040"]
+    assert sent[4:] == [
+        m for c in range(1, 16) for m in (f"b{c:x}7b00", f"b{c:x}7800", f"e{c:x}0040")
+    ]
+    assert encoder.stop() == encoder.off(60) == encoder.pitch(9.0, 64, 50.0) == []
+
+
+def test_a_file_is_whole_after_each_sync_and_the_same_in_the_end(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    events = [event(str(rng.choice(["on", "off", "pitch"])), 997 * k, int(rng.integers(60, 64)),
+                    float(rng.normal(0, 60))) for k in range(400)]  # fmt: skip
+    write_event_midi(tmp_path / "whole.mid", events, 48_000)
+    path = tmp_path / "grown.mid"
+    with path.open("wb", 0) as file:
+        writer = MidiWriter(file, "v3audio live", NoteEncoder())
+        for k, e in enumerate(events):
+            writer.event(e, e.sample / 48_000)
+            if k % 7 == 0:
+                writer.sync()
+                kinds = [kind for _, kind, _ in played(path)]
+                assert kinds.count("note_on") == kinds.count("note_off")
+        writer.sync(0.0)
+    assert path.read_bytes() == (tmp_path / "whole.mid").read_bytes()
+
+
+def test_a_note_that_still_sounds_lasts_until_the_end_that_is_given(tmp_path: Path) -> None:
+    with (path := tmp_path / "a.mid").open("wb", 0) as file:
+        writer = MidiWriter(file, "a", NoteEncoder())
+        writer.event(event("on", 0), 0.0)
+        writer.sync(1.0)
+        assert played(path) == [(0, "note_on", 60), (960, "note_off", 60)]
+        writer.event(event("off", 0), 2.0)
+        writer.sync(9.0)
+    assert played(path) == [(0, "note_on", 60), (1920, "note_off", 60)]
 
 
 def test_nothing_heard_is_a_valid_file(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from v3audio import belief
+from v3audio.bundle import load_bundle
 from v3audio.notes import (
     FrameNotes,
     Note,
@@ -516,3 +518,207 @@ def test_events_are_values():
         a.note = 61  # type: ignore[misc]
     with pytest.raises(AttributeError):
         Note(0.0, 1.0, 60, 0.0, 100, 1.0).midi = 61  # type: ignore[misc]
+
+
+# -- what is believed, live -----------------------------------------------------------------------
+
+
+class Scripted(belief.NoteBelief):
+    """A belief that says what a test wants: for each frame {class: probability}."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.script = iter(script)
+
+    def probabilities(self, now):
+        chances = [0.0] * (belief.NOTHING + 1)
+        for kind, chance in next(self.script, {}).items():
+            chances[kind] = chance
+        return chances
+
+
+HERE = belief.OFFSETS.index(0)
+OCTAVE_DOWN = belief.OFFSETS.index(-12)
+NO_ARRAYS = {"position": np.zeros(252, np.float32), "views": np.zeros((3, 297), np.float32)}
+
+
+def scripted(pitches_and_chances, **changes):
+    """(frame, kind, note) of each on and off; every frame is (pitch, {class: probability})."""
+    rows = list(pitches_and_chances)
+    tracker = NoteTracker(
+        replace(TrackerConfig(), **changes), HOP_S, Scripted([chances for _, chances in rows])
+    )
+    events = []
+    for k, (pitch, _) in enumerate(rows):
+        # a steady level, on and off by 6 dB each 10 frames, so that the rule is always asked
+        level = -20.0 if k // 10 % 2 else -26.0
+        frame = FrameNotes(level, 1.0, 0.95, pitch, 0.95, brief_db=level, **NO_ARRAYS)
+        events += [e for e in tracker.step(frame, k) if e.kind != "pitch"]
+    return [(e.sample, e.kind, e.note) for e in events]
+
+
+def test_a_sure_belief_is_a_note_at_once():
+    ((first, kind, note),) = scripted([(76.0, {HERE: 0.95})] * 8)
+    assert (kind, note) == ("on", 76)
+    assert first <= 1  # frames; a period is 1.5 ms
+
+
+def test_low_notes_gather_more_belief_than_high_ones():
+    low = scripted([(33.0, {HERE: 0.95})] * 60)[0][0]
+    high = scripted([(81.0, {HERE: 0.95})] * 60)[0][0]
+    assert high < low
+
+
+def test_a_belief_that_is_never_sure_is_no_note():
+    assert scripted([(60.0, {HERE: 0.6})] * 40) == []
+
+
+def test_an_overtone_is_named_by_what_it_belongs_to():
+    assert scripted([(69.0, {OCTAVE_DOWN: 0.95})] * 20)[0][1:] == ("on", 57)
+
+
+def test_a_false_start_is_waited_for_the_next_time():
+    false_start = [(69.0, {HERE: 0.9})] * 12 + [(57.0, {HERE: 0.95})] * 60
+    once = scripted(false_start)
+    assert [note for _, kind, note in once if kind == "on"] == [69, 57]
+    other = [(64.0, {HERE: 0.95})] * 60
+    twice = scripted([*false_start, *other, *false_start])
+    assert [note for _, kind, note in twice if kind == "on"] == [69, 57, 64, 57]
+    # a note that outlives the wait is what it seemed, and is trusted again
+    lasting = [(69.0, {HERE: 0.9})] * 60
+    thrice = scripted([*false_start, *other, *lasting, *other, *lasting])
+    ons = [(k, note) for k, kind, note in thrice if kind == "on"]
+    assert [note for _, note in ons] == [69, 57, 64, 69, 64, 69]
+    assert ons[5][0] - 252 < ons[3][0] - 132
+
+
+def test_a_step_waits_longer_than_a_leap():
+    def change_to(note):
+        rows = [(60.0, {HERE: 0.95})] * 60 + [(note, {HERE: 0.95})] * 60
+        return next(k for k, kind, n in scripted(rows) if kind == "on" and n == note) - 60
+
+    assert change_to(67.0) < change_to(61.0)
+
+
+@pytest.mark.parametrize("heard", ["arrays", "numbers"])
+def test_sensitivity_makes_notes_earlier(heard):
+    def first(sensitivity):
+        if heard == "arrays":
+            return scripted([(45.0, {HERE: 0.97})] * 60, sensitivity=sensitivity)[0][0]
+        take = Take().rest(200).note(45, 400)
+        return take.live(replace(TrackerConfig(), sensitivity=sensitivity))[0][0]
+
+    delays = [first(s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert delays == sorted(delays, reverse=True)
+    assert delays[0] > delays[-1]
+
+
+def test_short_notes_are_held_back():
+    take = Take().rest(200).note(60, 100).rest(200).note(64, 400).rest(200)
+    plain = take.events()
+    held = take.events(replace(TrackerConfig(), live_min_note_ms=200.0))
+    paired(held)
+    assert [e.note for e in plain if e.kind == "on"] == [60, 64]
+    assert [e.note for e in held if e.kind == "on"] == [64]
+    late = [e.sample for e in held if e.kind == "on"][0] - [
+        e.sample for e in plain if e.kind == "on"
+    ][1]
+    assert late == pytest.approx(200 / 5, abs=1)
+
+
+def test_release_drops_a_note_that_is_held_back():
+    tracker = NoteTracker(replace(TrackerConfig(), live_min_note_ms=1000.0), HOP_S)
+    take = Take().rest(100).note(60, 300)
+    columns = (take.level_db, take.onset, take.periodicity, take.pitch_midi, take.confidence)
+    for k, row in enumerate(zip(*columns, strict=True)):
+        assert tracker.step(FrameNotes(*row), k) == []
+        assert tracker.note is None
+    assert tracker.release(999) == []
+
+
+def test_ways_of_velocity():
+    def velocity(kind, take):
+        events = take.events(replace(TrackerConfig(), velocity=kind))
+        return next(e.velocity for e in events if e.kind == "on")
+
+    loud, soft = (Take().rest(300).note(60, 300, level=level) for level in (-10, -30))
+    assert velocity("fixed", loud) == velocity("fixed", soft) == 100
+    assert velocity("level", loud) > velocity("level", soft)
+    swelling = Take().rest(300)
+    for k in range(60):
+        swelling.frame(-75 + min(k, 45) * 1.4, 1.0, 0.95, 60.0, 0.93)
+    assert velocity("attack", loud) > velocity("attack", swelling)
+    assert 1 <= velocity("attack", swelling) <= 127
+
+
+@pytest.fixture(scope="module")
+def heard():
+    """The shipped model's live hearing of a few harmonic tones: frames, and (onset_s, midi)."""
+    rate, rng = 16000, np.random.default_rng(0)
+    truth = [(0.2, 69), (0.5, 76), (0.8, 76), (1.1, 64), (1.4, 52)]
+    sound = 1e-4 * rng.normal(size=2 * rate)
+    for onset_s, midi in truth:
+        t = np.arange(round(0.28 * rate)) / rate
+        hz = 440.0 * 2 ** ((midi - 69) / 12)
+        partials = sum(np.sin(2 * np.pi * k * hz * t) / k for k in range(1, 9) if k * hz < 7500)
+        start = round(onset_s * rate)
+        sound[start : start + len(t)] += 0.1 * partials * np.minimum(t / 0.005, 1) * np.exp(-4 * t)
+    padded = np.concatenate([np.zeros(2048), sound]).astype(np.float32)
+    hearing = load_bundle(None).load_live_hearing()
+    frames = []
+    for end in range(2048 + 80, len(padded), 80):
+        frame = hearing.frame(padded[end - 2048 : end])
+        frames.append(frame._replace(position=frame.position.copy(), views=frame.views.copy()))
+    return frames, truth
+
+
+def live_notes(frames, config=None):
+    tracker = NoteTracker(config, HOP_S)
+    events = []
+    for k, frame in enumerate(frames):
+        events += tracker.step(frame, k + 1)
+    return paired(events + tracker.release(len(frames) + 1))
+
+
+def test_tones_are_named_within_their_first_periods(heard):
+    frames, truth = heard
+    got = live_notes(frames)
+    assert pitches(got) == [midi for _, midi in truth]
+    late_ms = [1000 * (a - b) for a, (b, _) in zip(onsets(got), truth, strict=True)]
+    assert all(0 <= late <= (40 if midi > 57 else 80) for late, (_, midi) in zip(late_ms, truth))
+
+
+def test_arrays_make_notes_earlier_than_numbers_alone(heard):
+    frames, truth = heard
+    bare = [f._replace(position=None, views=None, brief_db=None) for f in frames]
+    with_arrays, without = live_notes(frames), live_notes(bare)
+    assert pitches(with_arrays) == pitches(without)
+    assert sum(onsets(with_arrays)) < sum(onsets(without)) - 0.01
+
+
+def test_another_tuning_reads_the_same_bins(heard):
+    frames, truth = heard
+    lower = [f._replace(pitch_midi=f.pitch_midi - 1.0) for f in frames]  # an A of 466 Hz
+    got = live_notes(lower, replace(TrackerConfig(), tuning=1.0))
+    assert pitches(got) == [midi - 1 for _, midi in truth]
+
+
+def test_probabilities_are_probabilities(heard):
+    frames, _ = heard
+    rule = belief.NoteBelief()
+    for f in frames[:80]:
+        numbers = f.level_db, f.brief_db, f.onset, f.periodicity, f.confidence
+        rule.hear(f.position, f.views, f.pitch_midi, 0.0, numbers, 0.0)
+        for sounding in (-1, 0, 60, 127):
+            chances = rule.probabilities(belief.Sounding(sounding, 5, 10, -20.0, -60.0))
+            assert len(chances) == belief.NOTHING + 1
+            assert sum(chances) == pytest.approx(1.0)
+            assert min(chances) >= 0.0
+
+
+@pytest.mark.parametrize("pitch", [-1000.0, 0.0, 20.0, 103.7, 118.6, 140.0])
+def test_pitches_beyond_the_model_do_no_harm(pitch):
+    frame = FrameNotes(-20.0, 1.0, 0.9, pitch, 0.9, brief_db=-20.0, **NO_ARRAYS)
+    tracker = NoteTracker(None, HOP_S)
+    events = [e for k in range(100) for e in tracker.step(frame, k)]
+    assert all(0 <= e.note <= 127 for e in events)

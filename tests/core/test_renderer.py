@@ -10,12 +10,11 @@ from v3audio.errors import ConfigError
 from v3audio.renderer import (
     N_CONTROLS,
     TOP_HZ,
-    FrozenNet,
     RenderControl,
     Renderer,
     RendererConfig,
-    RendererNet,
 )
+from v3audio.renderer_net import RendererNet, frozen
 
 STYLE = np.zeros(16, np.float32)
 RATES = [44_100, 48_000, 88_200, 96_000]
@@ -77,7 +76,7 @@ def random_net(seed: int = 0) -> RendererNet:
 
 def test_frozen_net_equals_torch() -> None:
     net = random_net()
-    frozen = FrozenNet(net)
+    numpy_net = frozen(net)
     rng = np.random.default_rng(0)
     for _ in range(50):
         style = rng.standard_normal(16).astype(np.float32)
@@ -89,7 +88,7 @@ def test_frozen_net_equals_torch() -> None:
         gain = np.clip((TOP_HZ - hz * np.arange(1, 101)) / 1000, 0, 1)
         want = np.exp(want.numpy().astype(np.float64))
         want[:100] *= gain
-        np.testing.assert_allclose(frozen(style, pitch, level, age), want, rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(numpy_net(style, pitch, level, age), want, rtol=2e-4, atol=1e-5)
 
 
 def test_net_frames_have_unit_rms() -> None:
@@ -230,6 +229,42 @@ def test_starts_silent_and_becomes_exactly_silent() -> None:
     assert renderer.render(0, off).shape == (0,)
 
 
+@pytest.mark.parametrize(("noise", "wanted_db"), [(0.0001, -20.0), (0.08, None), (2.0, -9.0)])
+def test_breath_is_the_timbres_noise_alone_within_limits(
+    noise: float, wanted_db: float | None
+) -> None:
+    source = Fixed(noise=noise)
+    share_db = 10 * np.log10(40 * noise**2 / (source.rms**2).sum())
+    x = play(Renderer(source, 48_000), 0.5, pitch=60.0, breath=True)[4800:]
+    assert rms_db(x) == pytest.approx(-20 + (share_db if wanted_db is None else wanted_db), abs=1.0)
+    power = np.abs(np.fft.rfft(x * np.hanning(len(x)))) ** 2
+    hz = np.fft.rfftfreq(len(x), 1 / 48_000)
+    near = power[np.abs(hz - 261.6) < 5].mean() / power[np.abs(hz - 261.6) < 60].mean()
+    assert near < 4  # no tone
+
+
+def test_a_tone_grows_out_of_breath_and_into_it_without_a_click() -> None:
+    renderer = Renderer(Fixed(noise=0.02), 48_000)
+    rate, tone = 48_000, Renderer(Fixed(noise=0.02), 48_000)
+    steady = np.abs(np.diff(play(tone, 0.3)[2400:])).max()
+    parts = [play(renderer, 0.03, breath=True), play(renderer, 0.2), play(renderer, 0.03,
+             breath=True), play(renderer, 0.1), play(renderer, 0.1, voiced=False)]  # fmt: skip
+    x = np.concatenate(parts)
+    assert np.abs(np.diff(x)).max() < 1.05 * steady
+    assert rms_db(parts[0]) < rms_db(parts[1]) - 9
+    assert rms_db(parts[1][480:1440]) == pytest.approx(-20.0, abs=1.0)  # full within 10 ms
+    assert abs(peak_hz(parts[1][1200:], rate, 440.0) - 440.0) < 0.5
+    assert not parts[-1][rate // 50 :].any()
+
+
+def test_breath_before_a_struck_note_makes_it_a_new_one() -> None:
+    renderer = Renderer(Fixed(), 48_000)
+    play(renderer, 1.0, decay_db_per_s=30.0)
+    renderer.render(240, RenderControl(69.0, -20.0, 0.0, STYLE, breath=True))
+    again = play(renderer, 0.1, start_s=-0.005, decay_db_per_s=30.0)
+    assert rms_db(again[2400:]) == pytest.approx(-22.0, abs=1.0)
+
+
 def test_release_tail_and_new_note_into_it() -> None:
     rate = 48_000
     renderer = Renderer(Fixed(), rate)
@@ -275,7 +310,7 @@ def test_a_dropout_does_not_strike_again() -> None:
 
 
 def test_same_calls_same_samples() -> None:
-    net = random_net()
+    net = frozen(random_net())
 
     def take(renderer: Renderer) -> np.ndarray:
         return np.concatenate([play(renderer, 0.05, pitch=p) for p in (60.0, 72.0)])

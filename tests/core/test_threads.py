@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from v3audio import threads
-from v3audio.threads import one_blas_thread, one_thread
+from v3audio.threads import one_blas_thread, one_thread, short_turns
 
 
 def blas_threads() -> list[int]:
@@ -40,3 +43,17 @@ def test_more_threads_are_put_back() -> None:
     finally:
         for library, n in zip(libraries, before, strict=True):
             library.set_num_threads(n)
+
+
+def test_one_thread_does_not_load_torch() -> None:
+    code = ("import sys; from v3audio.threads import one_thread\nwith one_thread(): pass\n"
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_turns_are_short_inside_and_as_before_outside() -> None:
+    before = sys.getswitchinterval()
+    with pytest.raises(RuntimeError, match="a bug"), short_turns():
+        assert sys.getswitchinterval() == pytest.approx(1e-4)
+        raise RuntimeError("a bug")
+    assert sys.getswitchinterval() == before

@@ -139,6 +139,45 @@ def test_timbres_of_two_models_do_not_blend(shipped: Path) -> None:
         timbres.find("oboe,other")
 
 
+def test_a_morph_goes_from_one_to_the_other(shipped: Path) -> None:
+    a, b = make("a", 1, gain_db=2.0, decay_db_per_s=8.0), make("b", 2, gain_db=-2.0)
+    assert timbres.morph(a, b, 0.0) is a
+    assert timbres.morph(a, b, 1.0) is b
+    half = timbres.morph(a, b, 0.25)
+    np.testing.assert_allclose(half.style, 0.75 * a.style + 0.25 * b.style, rtol=1e-5, atol=1e-6)
+    assert (half.gain_db, half.decay_db_per_s) == pytest.approx((1.0, 6.0))
+    for amount in (-0.1, 1.1, float("nan")):
+        with pytest.raises(TimbreError, match="expected 0 to 1"):
+            timbres.morph(a, b, amount)
+    with pytest.raises(TimbreError, match="blend timbres of one model"):
+        timbres.morph(a, make("c", model_sha256="cd" * 32), 0.5)
+
+
+def test_four_corners_are_themselves_and_the_middle_is_all_of_them() -> None:
+    corners = tuple(make(name, seed, gain_db=seed) for seed, name in enumerate("abcd"))
+    north_west, north_east, south_west, south_east = corners
+    assert timbres.four_corners(corners, 0.0, 1.0) is north_west
+    assert timbres.four_corners(corners, 1.0, 1.0) is north_east
+    assert timbres.four_corners(corners, 0.0, 0.0) is south_west
+    assert timbres.four_corners(corners, 1.0, 0.0) is south_east
+    middle = timbres.four_corners(corners, 0.5, 0.5)
+    styles = np.stack([t.style for t in corners])
+    np.testing.assert_allclose(middle.style, styles.mean(0), rtol=1e-5, atol=1e-6)
+    assert timbres.four_corners(corners, 0.25, 0.0).gain_db == pytest.approx(2.25)
+    with pytest.raises(TimbreError, match="morph y = 2: expected 0 to 1"):
+        timbres.four_corners(corners, 0.0, 2)
+
+
+def test_all_timbres_of_a_model(shipped: Path) -> None:
+    timbres.save_as_users(make("mine"))
+    timbres.save_as_users(make("other", model_sha256="cd" * 32))
+    timbres.save_as_users(make("spoilt"))
+    _flip_a_bit(timbres.path_of("spoilt"))
+    loaded = timbres.load_all(MODEL)
+    assert list(loaded) == ["flute", "mine", "oboe"]
+    np.testing.assert_array_equal(loaded["oboe"].style, timbres.find("oboe").style)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,117 @@
+"""On the way from one setting to the next: gains by the sample, a timbre by the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v3audio.timbres import Timbre
+
+Samples = NDArray[np.float32]
+
+MAX_RELEASE_S = 0.3
+"""A player who stops wants silence: longer releases of a timbre are cut to this."""
+_N_NUMBERS = 6  # before the style in a timbre's vector
+
+
+class Fader:
+    """Gains that change in straight lines, whatever the size of the blocks.
+
+    Args:
+        gains: that hold from the start.
+        n_samples: length of the line, 1 or more.
+    """
+
+    def __init__(self, gains: Sequence[float], n_samples: int) -> None:
+        self._now = np.array(gains, np.float32)[:, None]
+        self._line = np.linspace(0.0, 1.0, n_samples + 1, dtype=np.float32)
+        self._path = np.repeat(self._now, n_samples + 1, axis=1)
+        self._at = n_samples
+
+    @property
+    def rests(self) -> bool:
+        """Whether the gains have arrived."""
+        return self._at >= len(self._line) - 1
+
+    def go(self, gains: Sequence[float]) -> None:
+        """From here on, towards other gains; a change of something else does not begin anew."""
+        target = np.array(gains, np.float32)[:, None]
+        if np.array_equal(target, self._now):
+            return
+        start = self._path[:, min(self._at, len(self._line) - 1), None]
+        self._now, self._at = target, 0
+        self._path = start + self._line * (self._now - start)
+        self._path[:, -1:] = self._now
+
+    def take(self, n: int) -> Samples:
+        """The gains of the next `n` samples, (gains, n), or (gains, 1) where they rest."""
+        if self.rests:
+            return self._now
+        index = np.minimum(np.arange(self._at + 1, self._at + n + 1), len(self._line) - 1)
+        self._at += n
+        return self._path[:, index]
+
+
+class TimbreGlide:
+    """A timbre as the numbers that the renderer needs, on the way from one to the next."""
+
+    def __init__(self, timbre: Timbre) -> None:
+        self.timbre = timbre
+        self._from = self._to = self._now = _numbers(timbre)
+        self._at, self._n = 1, 1
+
+    def go(self, timbre: Timbre, n_frames: int) -> None:
+        """Arrive at `timbre` after `n_frames` steps."""
+        self.timbre, self._from, self._to = timbre, self._now, _numbers(timbre)
+        self._at, self._n = 0, n_frames
+
+    def step(self) -> None:
+        """One frame on."""
+        if self._at < self._n:
+            self._at += 1
+            part = np.float32(self._at / self._n)
+            done = self._at == self._n
+            self._now = self._to if done else self._from + part * (self._to - self._from)
+
+    @property
+    def style(self) -> Samples:
+        """(style_dim,)."""
+        return self._now[_N_NUMBERS:]
+
+    @property
+    def gain_db(self) -> float:
+        """Added to the level."""
+        return float(self._now[0])
+
+    @property
+    def release_s(self) -> float:
+        """How long a note let go may ring."""
+        return float(self._now[1])
+
+    def decay_at(self, pitch_midi: float) -> float:
+        """How fast a struck note dies, dB/s: low strings ring longer than high ones."""
+        low, high, decay_low, decay_high = self._now[2:_N_NUMBERS].tolist()
+        part = min(max((pitch_midi - low) / max(high - low, 1e-6), 0.0), 1.0)
+        return max(0.0, float(decay_low + part * (decay_high - decay_low)))
+
+
+def _numbers(timbre: Timbre) -> Samples:
+    """Gain, release, range, decay at its ends, and the style: (6 + style_dim,)."""
+    decay = timbre.decay_db_per_s
+    numbers = (
+        timbre.gain_db,
+        min(max(_extra(timbre, "release_s", 0.0), 0.0), MAX_RELEASE_S),
+        *timbre.note_range,
+        _extra(timbre, "decay_low_db_per_s", decay),
+        _extra(timbre, "decay_high_db_per_s", decay),
+    )
+    return np.concatenate((np.array(numbers, np.float32), timbre.style))
+
+
+def _extra(timbre: Timbre, name: str, default: float) -> float:
+    """A number among a timbre's extras; the default where it is missing or no number."""
+    value = timbre.extras.get(name)
+    return float(value) if isinstance(value, (int, float)) and isfinite(value) else default

@@ -1,0 +1,132 @@
+"""The numbers that both front ends are built from, the network's and the live one; no torch.
+
+Letters in shapes: F bins (`Geometry.n_bins`), T samples of a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v3audio.geometry import Geometry
+
+FloatArray = NDArray[np.float32]
+
+LONG_FLOOR_HZ = 12.0  # bandwidth added to constant Q: long view, up to the whole window
+SHORT_FLOOR_HZ = 90.0  # short view: less frequency, more time
+LONG_MIN_SAMPLES, SHORT_MIN_SAMPLES = 256, 128
+MIN_CORRELATION_SAMPLES = 96  # 6 ms: the least sound a period is judged by
+BLOCK_BINS = 33  # bins a banded matrix product covers: 11 semitones need few FFT bins
+SILENCE_POWER = 1e-8  # per sample (-80 dBFS): below, periodicity means nothing
+SINC_TAPS = 8  # each side, of the fractional-lag interpolation
+
+LEVEL_SAMPLES = 320  # newest 20 ms: a period of the lowest notes, and no more
+LEVEL_FLOOR_DB = -120.0
+BRIEF_SAMPLES = 80  # newest 5 ms, for the sharp edge of an attack
+ONSET_SAMPLES = 256  # the two stretches whose spectra are compared for attacks (16 ms)
+ONSET_LAG_SAMPLES = 320  # how far apart they stand (20 ms)
+ONSET_BANDS = 24
+PEAK_BINS = 3  # +- one semitone around the heard position
+
+
+class Band(NamedTuple):
+    """Kernels of neighbouring bins, as far as they are not 0."""
+
+    low: int  # first FFT bin
+    high: int  # past the last
+    kernel: NDArray[np.complex64]  # (high - low, 2 * bins): long view, then short
+
+
+class LagGroup(NamedTuple):
+    """Neighbouring lags, correlated over one stretch of sound."""
+
+    window: int  # samples correlated
+    reach: int  # longest lag
+    n_fft: int
+    sinc: FloatArray  # (reach + 1, lags): reads fractional lags off a correlation
+    linear: FloatArray  # (reach + 1, lags): the same for energies
+
+
+def spectral_bands(g: Geometry) -> list[Band]:
+    """Both spectral views as banded products with a window's spectrum, low bins first."""
+    long = _kernel_spectra(g, LONG_FLOOR_HZ, LONG_MIN_SAMPLES)
+    short = _kernel_spectra(g, SHORT_FLOOR_HZ, SHORT_MIN_SAMPLES)
+    bands = []
+    for first in range(0, g.n_bins, BLOCK_BINS):
+        rows = slice(first, min(first + BLOCK_BINS, g.n_bins))
+        both = np.concatenate([long[rows], short[rows]])  # (2 * bins, n_fft/2 + 1)
+        used = np.nonzero((np.abs(both) > 1e-3 * np.abs(both).max()).any(0))[0]
+        low, high = int(used[0]), int(used[-1]) + 1
+        bands.append(Band(low, high, np.ascontiguousarray(both[:, low:high].T, np.complex64)))
+    return bands
+
+
+def lag_groups(g: Geometry) -> list[LagGroup]:
+    """The lag view's groups, short lags (high bins) first."""
+    lags = g.sample_rate / g.bin_hz()  # (F,) in samples, longest first
+    edges = [0.0]
+    size = float(MIN_CORRELATION_SAMPLES)
+    while edges[-1] < lags.max():
+        edges.append(size)
+        size = min(size * 2, math.ceil(lags.max()) + 1.0) if size < lags.max() else size
+    groups = []
+    for short, long in itertools.pairwise(edges):
+        own = lags[(lags > short) & (lags <= long)]
+        window = max(MIN_CORRELATION_SAMPLES, math.ceil(own.max()))
+        reach = math.ceil(own.max()) + SINC_TAPS
+        n_fft = 2 ** math.ceil(math.log2(window + reach + 1))
+        groups.append(LagGroup(window, reach, n_fft, *_interpolators(own, reach)))
+    return groups
+
+
+def onset_bands(sample_rate: int) -> tuple[FloatArray, FloatArray]:
+    """Bands (FFT bins, bands), log-spaced from 60 Hz, and the Hann window (ONSET_SAMPLES,)."""
+    hz = np.fft.rfftfreq(ONSET_SAMPLES, 1 / sample_rate)
+    edges = np.geomspace(60.0, sample_rate / 2, ONSET_BANDS + 1)
+    index = np.clip(np.searchsorted(edges, hz, side="right") - 1, 0, ONSET_BANDS - 1)
+    bands = np.zeros((len(hz), ONSET_BANDS), np.float32)
+    bands[np.arange(len(hz)), index] = 1.0
+    bands[0] = 0.0  # DC says nothing
+    bands = bands[:, bands.any(0)]  # the lowest bands are narrower than an FFT bin
+    hann = np.hanning(ONSET_SAMPLES + 1)[:-1] / (ONSET_SAMPLES / 4)
+    return bands, hann.astype(np.float32)
+
+
+def _kernel_spectra(g: Geometry, floor_hz: float, shortest: int) -> NDArray[np.complex128]:
+    """Conjugate spectra (F, T/2 + 1) of right-aligned Hann-windowed tones, one per bin."""
+    q = 1 / (2 ** (1 / 24) - 1)
+    n = np.arange(g.window_length)
+    tones = np.zeros((g.n_bins, g.window_length), np.complex128)
+    for tone, hz in zip(tones, g.bin_hz(), strict=True):
+        length = int(np.clip(round(g.sample_rate * 1.5 / (hz / q + floor_hz)), shortest,
+                             g.window_length))
+        hann = np.hanning(length + 2)[1:-1]
+        tone[-length:] = hann / hann.sum() * np.exp(2j * np.pi * hz * n[-length:] / g.sample_rate)
+    # sum x[n] conj(tone[n]) by Parseval; real x: the negative half is the tone's far tail
+    spectra = np.fft.fft(tones)[:, : g.window_length // 2 + 1]
+    return np.asarray(spectra.conj() / g.window_length * 2, np.complex128)
+
+
+def _interpolators(lags: NDArray[np.float64], reach: int) -> tuple[FloatArray, FloatArray]:
+    """Matrices (reach + 1, n_lags) from integer lags: windowed sinc, and linear for energies.
+
+    A correlation is band-limited like its signal, so fractional lags are read off it exactly;
+    lags below zero are mirrored.
+    """
+    sinc = np.zeros((reach + 1, len(lags)))
+    linear = np.zeros((reach + 1, len(lags)))
+    base = np.floor(lags).astype(np.int64)
+    column = np.arange(len(lags))
+    for step in range(1 - SINC_TAPS, SINC_TAPS + 1):
+        tap = np.abs(base + step)
+        d = lags - base - step
+        weight = np.sinc(d) * np.cos(np.pi * d / (2 * SINC_TAPS)) ** 2
+        inside = tap <= reach
+        sinc[tap[inside], column[inside]] += weight[inside]
+    linear[base, column] = 1 - (lags - base)
+    linear[np.minimum(base + 1, reach), column] += lags - base
+    return sinc.astype(np.float32), linear.astype(np.float32)
