@@ -8,8 +8,9 @@ FOLDER holds a manifest.json: a list of {"id", "file", "notes"} whose notes file
 
 - a note-on is right if it has a true note's pitch (within 0.6 semitones) and comes from 50 ms
   before its onset until the note ends, at most 0.5 s later; each true note takes the first;
-- its latency is note-on minus true onset; A3 is MIDI 57;
-- all other note-ons are stray (wrong pitch, repeated, or in silence);
+- its latency is note-on minus true onset; bands: above A3 (MIDI 57), E2 (40) to A3, below E2;
+- all other note-ons are stray: of a wrong pitch (an octave or another overtone off, up to two
+  semitones off, the note before again, another), a note that was right but came twice, or silence;
 - RTF is the time spent in `Engine.process`, on one core, over the duration of the sound.
 """
 
@@ -20,6 +21,8 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +32,9 @@ import numpy as np
 from realtime.session import LiveOptions, run_live
 from v3audio.engine import Engine
 
-A3 = 57
+E2, A3 = 40, 57
+BANDS = {"above A3": (A3 + 0.5, 128.0), "E2 to A3": (E2 - 0.5, A3 + 0.5), "below E2": (0, E2 - 0.5)}
+OVERTONES = (12, 19, 24, 28, 31, 36)  # semitones
 EARLY_S, LATE_S = 0.05, 0.5
 TOLERANCE = 0.6  # semitones
 
@@ -42,7 +47,8 @@ class Clip:
     n_true: int
     n_ons: int
     n_stray: int
-    n_wrong_pitch: int
+    n_unmatched_offs: int
+    strays: dict[str, int]
     latencies_ms: list[float]
     pitches: list[float]
     rtf: float
@@ -77,53 +83,98 @@ def main() -> None:
 def run_clip(engine: Engine, folder: Path, clip: dict[str, str], rate: int, block: int) -> Clip:
     """One clip through a live session, and its note-ons against the truth."""
     engine.reset()
-    truth = [tuple(note[:3]) for note in json.loads((folder / clip["notes"]).read_text())]
+    truth = json.loads((folder / clip["notes"]).read_text())
     with tempfile.TemporaryDirectory() as scratch:
         midi = Path(scratch) / "live.mid"
         report = run_live(
             LiveOptions(str(folder / clip["file"]), "none", (str(midi),), rate=rate, block=block),
             engine=engine,
         )
-        ons = note_ons(midi)
+        ons, n_unmatched = note_ons(midi)
+    return judge(clip["id"], ons, truth, n_unmatched, report.to_json()["rtf"])
+
+
+def judge(
+    clip_id: str,
+    ons: list[tuple[float, int]],
+    truth: Sequence[Sequence[float]],
+    n_unmatched_offs: int = 0,
+    rtf: float = 0.0,
+) -> Clip:
+    """Note-ons against the truth.
+
+    Args:
+        clip_id: a name for the table.
+        ons: (seconds, MIDI note) in order of time.
+        truth: [onset_s, offset_s, midi, ...] a note.
+        n_unmatched_offs: notes that never ended, or ended without having begun.
+        rtf: time spent over the duration of the sound.
+    """
     taken: set[int] = set()
     latencies_ms, pitches = [], []
-    n_stray = n_wrong = 0
+    strays: Counter[str] = Counter()
     for time_s, note in ons:
         match = None
-        for index, (onset_s, offset_s, midi_true) in enumerate(truth):
+        for index, (onset_s, offset_s, midi_true, *_) in enumerate(truth):
             in_time = (
                 onset_s - EARLY_S <= time_s <= min(onset_s + LATE_S, max(offset_s, onset_s + 0.1))
             )
             if index not in taken and in_time and abs(note - midi_true) <= TOLERANCE:
                 match = index  # the latest such note, should two of one pitch overlap in reach
         if match is None:
-            n_stray += 1
-            sounding = [m for a, b, m in truth if a - EARLY_S <= time_s <= b]
-            n_wrong += bool(sounding) and all(abs(note - m) > TOLERANCE for m in sounding)
+            strays[kind_of_stray(time_s, note, truth)] += 1
             continue
         taken.add(match)
         latencies_ms.append(1000.0 * (time_s - truth[match][0]))
         pitches.append(truth[match][2])
-    rtf = report.to_json()["rtf"]
-    return Clip(clip["id"], len(truth), len(ons), n_stray, n_wrong, latencies_ms, pitches, rtf)
+    return Clip(
+        clip_id,
+        len(truth),
+        len(ons),
+        sum(strays.values()),
+        n_unmatched_offs,
+        dict(strays),
+        latencies_ms,
+        pitches,
+        rtf,
+    )
 
 
-def note_ons(path: Path) -> list[tuple[float, int]]:
-    """(seconds, MIDI note) of each note-on of a MIDI file."""
+def kind_of_stray(time_s: float, note: int, truth: Sequence[Sequence[float]]) -> str:
+    """What a note-on that matches no true note mistook."""
+    sounding = [m for on_s, off_s, m, *_ in truth if on_s - EARLY_S <= time_s <= off_s]
+    if not sounding:
+        return "silence"
+    if any(abs(note - m) <= TOLERANCE for m in sounding):
+        return "twice"
+    ended = [m for _, off_s, m, *_ in truth if off_s <= time_s + EARLY_S]
+    if ended and abs(note - ended[-1]) <= TOLERANCE:
+        return "note before"
+    apart = round(abs(note - sounding[-1]))
+    return "overtone" if apart in OVERTONES else "semitones" if apart <= 2 else "other"
+
+
+def note_ons(path: Path) -> tuple[list[tuple[float, int]], int]:
+    """(seconds, MIDI note) of each note-on of a MIDI file, and how many notes never end."""
     now_s, ons = 0.0, []
+    open_notes: Counter[int] = Counter()
     for message in mido.MidiFile(path):  # iterating gives times in seconds
         now_s += message.time
         if message.type == "note_on" and message.velocity > 0:
             ons.append((now_s, message.note))
-    return ons
+            open_notes[message.note] += 1
+        elif message.type in ("note_off", "note_on"):
+            open_notes[message.note] -= 1
+    return ons, sum(abs(n) for n in open_notes.values())
 
 
 def summarise(clips: list[Clip]) -> dict[str, dict[str, float]]:
-    """Figures over all notes of all clips, above and below A3."""
+    """Figures over all notes of all clips, and by band."""
     latency = np.array([ms for clip in clips for ms in clip.latencies_ms])
     pitch = np.array([p for clip in clips for p in clip.pitches])
     n_ons = sum(clip.n_ons for clip in clips)
-    parts = {"all": pitch > -1, "above A3": pitch > A3, "A3 and below": pitch <= A3}
+    parts = {"all": pitch > -1}
+    parts |= {name: (pitch >= low) & (pitch < high) for name, (low, high) in BANDS.items()}
     summary: dict[str, dict[str, float]] = {
         name: {
             "n": int(part.sum()),
@@ -139,10 +190,12 @@ def summarise(clips: list[Clip]) -> dict[str, dict[str, float]]:
         "on": n_ons,
         "found_percent": round(100 * len(latency) / max(1, sum(c.n_true for c in clips)), 1),
         "stray_percent": round(100 * sum(clip.n_stray for clip in clips) / max(1, n_ons), 1),
-        "wrong_pitch_percent": round(
-            100 * sum(clip.n_wrong_pitch for clip in clips) / max(1, n_ons), 1
-        ),
+        "unmatched_offs": sum(clip.n_unmatched_offs for clip in clips),
     }
+    strays: Counter[str] = Counter()
+    for clip in clips:
+        strays.update(clip.strays)
+    summary["strays"] = dict(strays.most_common())
     summary["speed"] = {
         "rtf_mean": round(float(np.mean([clip.rtf for clip in clips])), 3),
         "rtf_max": round(max(clip.rtf for clip in clips), 3),
@@ -159,14 +212,15 @@ def table(clips: list[Clip], summary: dict[str, dict[str, float]]) -> str:
             f"{c.id:34}{c.n_true:6}{c.n_ons:6}{len(c.latencies_ms):7}{c.n_stray:7}"
             f"{median:>9}{c.rtf:7.3f}"
         )
-    for name in ("all", "above A3", "A3 and below"):
+    for name in ("all", *BANDS):
         s = summary[name]
         lines.append(f"{name}: {s['n']} notes, median {s['median_ms']} ms, p95 {s['p95_ms']} ms")
     notes, speed = summary["notes"], summary["speed"]
+    kinds = ", ".join(f"{kind} {n:g}" for kind, n in summary["strays"].items())
     lines.append(
         f"found {notes['found_percent']} %, stray {notes['stray_percent']} % of note-ons "
-        f"(wrong pitch {notes['wrong_pitch_percent']} %); RTF mean {speed['rtf_mean']}, "
-        f"max {speed['rtf_max']}"
+        f"({kinds or 'none'}); note-offs unmatched {notes['unmatched_offs']:g}; "
+        f"RTF mean {speed['rtf_mean']}, max {speed['rtf_max']}"
     )
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from v3audio import bundle, timbres
 from v3audio.cli import app, common
 from v3audio.model import ModelConfig, V3Model
-from v3audio.renderer import RendererConfig, RendererNet
+from v3audio.renderer import RendererConfig
+from v3audio.renderer_net import RendererNet
 
 Run = Callable[..., Result]
 

@@ -188,7 +188,7 @@ def test_live_reports_in_json_last_on_stdout(
     assert mido.MidiFile(tmp_path / "a.mid").type == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_live_stopped_in_the_middle_leaves_valid_files(
     instrument: Bundle, write_sound: WriteSound, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -196,7 +196,8 @@ def test_live_stopped_in_the_middle_leaves_valid_files(
     wav, mid = tmp_path / "out.wav", tmp_path / "out.mid"
     process = subprocess.Popen(
         [sys.executable, "-c", "from v3audio.cli import main; main()", "live", "--input", source,
-         "--output", wav, "--midi", mid, "--timbre", "reed", "--pace", "realtime"],
+         "--output", wav, "--midi", mid, "--timbre", "reed", "--pace", "realtime",
+         "--osc", "off"],
         stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stderr is not None
@@ -210,6 +211,17 @@ def test_live_stopped_in_the_middle_leaves_valid_files(
     assert {p.name for p in tmp_path.iterdir()} == {"in.wav", "out.wav", "out.mid"}
 
 
+def test_what_nohup_shields_from_is_not_stopped() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with common.signals_like_ctrl_c():
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # --- stopped in the middle -----------------------------------------------------------------------
 
 STOPPED = {
@@ -221,7 +233,7 @@ STOPPED = {
 
 
 @pytest.mark.parametrize("command", STOPPED)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_command_leaves_what_was_there(
     run: Run, instrument: Bundle, write_sound: WriteSound, tmp_path: Path, command: str,
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch,

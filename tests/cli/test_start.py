@@ -7,14 +7,16 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 Run = Callable[..., object]
+WriteSound = Callable[..., Path]
 
 OPTIONS = {  # INTERFACE, word for word
-    "live": "--timbre --input --output --midi --osc --device --rate --block --transpose --mix "
-    "--gate --pace --json",
+    "live": "--timbre --input --output --midi --osc --osc-to --device --rate --block --transpose "
+    "--mix --gate --pace --tui --json",
     "transfer": "IN -o --timbre --transpose --mix",
     "transcribe": "IN... -o OUT --format mid json csv --tempo BPM|auto --mpe",
     "timbres": "list show export import where",
@@ -22,7 +24,7 @@ OPTIONS = {  # INTERFACE, word for word
     "timbres export": "NAME FILE",
     "timbres import": "FILE",
     "capture": "NAME FILE...",
-    "devices": "audio MIDI",
+    "devices": "audio MIDI --test",
     "demo": "recording",
     "data": "melodies",
     "data melodies": "-o DIR --seed --size",
@@ -30,6 +32,7 @@ OPTIONS = {  # INTERFACE, word for word
     "calibrate": "MODEL [DIR]",
     "evaluate": "MODEL [RECIPE.toml] -o DIR",
     "encode": "FILE... -o OUT.npz --model",
+    "latency": "--input --output --rate --block --json",
     "doctor": "installed missing",
 }
 
@@ -82,6 +85,13 @@ def test_quick_commands_answer_in_half_a_second(arguments: list[str]) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(taken_s) < 0.5
+
+
+def test_playing_on_the_cpu_never_loads_torch(write_sound: WriteSound, tmp_path: Path) -> None:
+    files = ["--input", str(write_sound()), "--output", str(tmp_path / "out.wav")]
+    subprocess.run([sys.executable, "-c", PROBE.replace(', "scipy"', ""), "live", *files],
+                   check=True, capture_output=True)  # fmt: skip
+    assert (tmp_path / "out.wav").exists()
 
 
 def test_importing_v3audio_loads_nothing_heavy() -> None:

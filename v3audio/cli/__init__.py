@@ -19,6 +19,7 @@ from v3audio.cli.devices import devices
 from v3audio.cli.doctor import doctor
 from v3audio.cli.encode import encode
 from v3audio.cli.evaluate import evaluate
+from v3audio.cli.latency import latency
 from v3audio.cli.live import live
 from v3audio.cli.timbres import timbres_app
 from v3audio.cli.train import train
@@ -53,7 +54,7 @@ def _root(
 
 _COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     live, transfer, transcribe, timbres_app, capture, devices, demo, data_app, train, calibrate,
-    evaluate, encode, doctor,
+    evaluate, encode, latency, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     if isinstance(command, typer.Typer):

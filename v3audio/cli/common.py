@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -28,6 +29,7 @@ Job = TypeVar("Job")
 Progress = Callable[[int, int], None]  # told work done and work in all
 
 DONE, OUR_FAULT, USERS_FAULT = 0, 1, 2
+_TYPER_STOPPED = 130
 
 TimbreOption = Annotated[
     str,
@@ -58,7 +60,7 @@ class Commands(TyperGroup):
     """The command tree, with the exit codes promised: 0 done or stopped, 1 ours, 2 the user's."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run one command; Ctrl-C or SIGTERM ends it in order, which is no failure."""
+        """Run one command; Ctrl-C, SIGTERM and SIGHUP end it in order, which is no failure."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -75,8 +77,10 @@ class Commands(TyperGroup):
         _log_to_stderr()
         extra["standalone_mode"] = False
         try:
-            with sigterm_like_ctrl_c():
+            with signals_like_ctrl_c():
                 code = super().main(*args, **extra)
+            if code == _TYPER_STOPPED:  # Ctrl-C came before the command itself began
+                code = DONE
         except V3AudioError as e:
             complain(str(e))
             code = USERS_FAULT
@@ -92,25 +96,49 @@ class Commands(TyperGroup):
 
 
 def complain(text: str, program: str = "v3audio") -> None:
-    """One line on stderr, whatever `text` holds."""
-    print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+    """One line on stderr, whatever `text` holds; a status line that stands there makes room."""
+    erase = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{erase}{program}: {' '.join(text.split())}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def sigterm_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, so that `with` blocks close and clean up on either."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def signals_like_ctrl_c() -> AbstractContextManager[None]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt: `with` blocks close and clean up on each."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    return _handled_by(interrupt, "SIGTERM", "SIGHUP")
+
+
+def leaving_at_once() -> AbstractContextManager[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the process: for imports, while nothing is open yet.
+
+    An exception out of a signal inside the import of a compiled library can abort the process.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os.write(2, b"v3audio: stopped\n")
+        os._exit(DONE)
+
+    return _handled_by(leave, "SIGINT", "SIGTERM", "SIGHUP")
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name, None) for name in names]  # Windows has no SIGHUP
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextlib.contextmanager
@@ -195,13 +223,32 @@ def make_folder(folder: Path) -> None:
         raise V3AudioError(f"{folder}: cannot be made ({e.strerror}); give another -o") from None
 
 
+_LOGS = ("v3audio", "realtime")
+
+
 class _OneLine(logging.Handler):
+    show: Callable[[str], None] = staticmethod(complain)
+
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        self.show(record.getMessage())
+
+
+@contextlib.contextmanager
+def messages_to(show: Callable[[str], None]) -> Iterator[None]:
+    """Give warnings to `show` instead of stderr, which something else draws on."""
+    handlers = [
+        h for name in _LOGS for h in logging.getLogger(name).handlers if isinstance(h, _OneLine)
+    ]
+    for handler in handlers:
+        handler.show = show
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.show = complain
 
 
 def _log_to_stderr() -> None:
-    log = logging.getLogger("v3audio")
-    if not any(isinstance(h, _OneLine) for h in log.handlers):
-        log.addHandler(_OneLine(logging.WARNING))
-        log.propagate = False
+    for log in map(logging.getLogger, _LOGS):
+        if not any(isinstance(h, _OneLine) for h in log.handlers):
+            log.addHandler(_OneLine(logging.WARNING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -42,7 +43,9 @@ def examine() -> Iterator[Finding]:
         "model": _model,
         "timbres": _timbres,
         "PortAudio": _portaudio,
+        **({"JACK": _jack, "priority": _priority} if sys.platform == "linux" else {}),
         "MIDI": _midi,
+        "discovery": _discovery,
         "FluidSynth": _fluidsynth,
         "soundfonts": _soundfonts,
         "TensorBoard": _tensorboard,
@@ -97,7 +100,38 @@ def _timbres() -> str:
 def _portaudio() -> str:
     from realtime.audio_io import list_audio_devices
 
-    return f"{len(list_audio_devices())} sound devices"
+    cards = list_audio_devices()
+    if not cards:
+        raise V3AudioError(
+            "no sound device; plug a sound card in, or start a sound server (JACK, PipeWire); "
+            "files work without"
+        )
+    hosts = ", ".join(dict.fromkeys(card.host for card in cards))
+    return f"{len(cards)} sound devices ({hosts})"
+
+
+def _jack() -> str:
+    from realtime.audio_io import list_audio_devices
+
+    if not any("JACK" in card.host for card in list_audio_devices()):
+        raise V3AudioError(
+            "no server answers, needed only to be patched to other programs; "
+            "Debian/Ubuntu: sudo apt install jackd2, then jackd -d alsa -r 48000 -p 128; "
+            "with PipeWire: sudo apt install pipewire-jack, then pw-jack v3audio live"
+        )
+    return "the server answers"
+
+
+def _priority() -> str:
+    import resource
+
+    if os.geteuid() and not resource.getrlimit(resource.RLIMIT_RTPRIO)[0]:
+        raise V3AudioError(
+            "this user may not ask for real-time priority, so other programs can cause gaps; "
+            "type: sudo usermod -aG audio $USER, give the group rtprio 95 in "
+            "/etc/security/limits.d/audio.conf, and log in anew"
+        )
+    return "real-time priority is granted"
 
 
 def _midi() -> str:
@@ -124,11 +158,19 @@ def _soundfonts() -> str:
 
 
 def _tensorboard() -> str:
+    return _optional("tensorboard", "to watch a training", "train")
+
+
+def _discovery() -> str:
+    return _optional("zeroconf", "so that OSC apps find v3audio by themselves", "discovery")
+
+
+def _optional(package: str, wherefore: str, extra: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("tensorboard")
+        return version(package)
     except PackageNotFoundError:
         raise V3AudioError(
-            "not found, needed only to watch a training; type: pip install 'v3audio[train]'"
+            f"not found, needed only {wherefore}; type: pip install 'v3audio[{extra}]'"
         ) from None

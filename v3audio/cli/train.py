@@ -20,14 +20,17 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
 ) -> None:
-    """Train V3, or a renderer, as a recipe says."""
+    """Train V3, a renderer, or the paper's table of experiments, as a recipe says."""
     import training
     from v3audio.config import load_toml
 
     shipped = Path(training.__file__).parent / "recipes" / f"{recipe.stem}.toml"
     path = shipped if not recipe.exists() and shipped.exists() else recipe
-    if load_toml(path).get("kind") == "renderer":
+    kind = load_toml(path).get("kind")
+    if kind == "renderer":
         from training.render_train import main
+    elif kind == "paper":
+        from training.paper.runs import main
     else:
         from training.train import main
     print(main(path, overrides or [], resume))
