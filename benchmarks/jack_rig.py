@@ -134,6 +134,7 @@ class Musician:
         self._next_frame: int | None = None
         self._messages: list[MidiIn] = []
         self._done = threading.Event()
+        self.start_frame = 0  # of the server's clock, when sample 0 of the newest take was played
         self.received: list[bytes] = []  # all MIDI ever, in takes and between them
         self.n_lost = 0  # frames that the server did not hand to this client in a take
         self._client.set_process_callback(self._process)
@@ -209,6 +210,8 @@ class Musician:
             out[:] = 0
             return
         frame = self._client.last_frame_time
+        if at == 0:
+            self.start_frame = frame
         if self._next_frame is not None and frame != self._next_frame:
             self.n_lost += frame - self._next_frame
         self._next_frame = frame + n

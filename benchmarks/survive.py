@@ -134,12 +134,12 @@ class Trials:
         """SIGSTOP for 2 s while it plays: notes let go, delay as before, memory flat."""
         with Musician(self.server) as musician, Live(self.server, "--mix", "0") as live:
             self._join(musician)
-            before = _delay(musician)
+            before = delay_samples(musician)
             threading.Timer(1.0, live.process.send_signal, (signal.SIGSTOP,)).start()
             threading.Timer(3.0, live.process.send_signal, (signal.SIGCONT,)).start()
             musician.play(self.sound[: 48_000 * 6])
             again = _connect_if_up(musician, "v3audio:", 10.0)
-            after = _delay(musician)
+            after = delay_samples(musician)
             _, rest = musician.play(self.sound[: 48_000 * 3])
             code, out, _ = live.end()
             musician.play(np.zeros(48_000, np.float32))
@@ -288,7 +288,8 @@ def _connect_if_up(musician: Musician, client: str, timeout_s: float) -> bool:
     return True
 
 
-def _delay(musician: Musician) -> int:
+def delay_samples(musician: Musician) -> int:
+    """From a click played to the click heard."""
     click = np.zeros(48_000, np.float32)
     click[12_000] = 0.5
     heard, _ = musician.play(click)

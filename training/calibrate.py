@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.measure import LabelledFrames, encode_labelled
-from v3audio.bundle import CodeMap, load_bundle, write_meta
+from v3audio.bundle import load_bundle, write_meta
+from v3audio.code_map import CodeMap
 from v3audio.errors import ConfigError
 from v3audio.model import V3Model
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from v3audio.code_map import CodeMap
 from v3audio.config import from_table, to_table
 from v3audio.errors import BundleError, ConfigError, did_you_mean
 from v3audio.paths import atomic_write, presets_dir, user_home
@@ -37,15 +38,6 @@ FORMAT = 1
 KIND = "v3audio-model"
 WEIGHTS, RENDERER, META = "model.safetensors", "renderer.safetensors", "model.json"
 DEFAULT_MODEL = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class CodeMap:
-    """The names of the codes, given once after training (`training.calibrate`)."""
-
-    code_to_note: list[int]  # (K,) MIDI note of each code
-    offset_semitones: float  # heard pitch minus the pitch that a position's place would say
-    temperature: float = 0.02  # of the soft code assignment, in squared distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +142,26 @@ class Bundle:
         try:
             return from_table(ModelConfig, self.config)
         except ConfigError as e:
-            raise BundleError(f"{self.folder / META}: {e}; "
-                              "it may be from another version") from None
+            raise BundleError(
+                f"{self.folder / META}: {e}; it may be from another version"
+            ) from None
 
     def _named_codes(self) -> CodeMap:
         if self.code_map is None:
-            raise BundleError(f"{self.folder}: the codes have no names yet; "
-                              f"type 'v3audio calibrate {self.folder}' first")
+            raise BundleError(
+                f"{self.folder}: the codes have no names yet; "
+                f"type 'v3audio calibrate {self.folder}' first"
+            )
         return self.code_map
 
     def _renderer_parts(self) -> tuple[RendererConfig, Weights]:
         from v3audio.renderer import RendererConfig
 
         if self.renderer is None:
-            raise BundleError(f"{self.folder}: has no renderer, so it can transcribe but not play; "
-                              "train one with 'v3audio train' and a renderer recipe")
+            raise BundleError(
+                f"{self.folder}: has no renderer, so it can transcribe but not play; "
+                "train one with 'v3audio train' and a renderer recipe"
+            )
         try:
             config = from_table(RendererConfig, self.renderer["config"])
         except (ConfigError, KeyError) as e:
@@ -188,8 +185,9 @@ def find_model(name_or_folder: str | Path | None = None) -> Path:
     if Path(wanted).exists():
         raise BundleError(f"{wanted}: is no model (a folder with {META} and {WEIGHTS})")
     known = sorted(p.parent.name for root in roots for p in root.glob(f"*/{META}"))
-    raise BundleError(f"no model '{wanted}'{did_you_mean(wanted, known)} "
-                      f"(known: {', '.join(known)})")
+    raise BundleError(
+        f"no model '{wanted}'{did_you_mean(wanted, known)} (known: {', '.join(known)})"
+    )
 
 
 def load_bundle(name_or_folder: str | Path | None = None) -> Bundle:
@@ -205,17 +203,33 @@ def load_bundle(name_or_folder: str | Path | None = None) -> Bundle:
     except (OSError, ValueError) as e:
         raise BundleError(f"{path}: cannot be read as JSON ({e}); copy the model again") from None
     if not isinstance(meta, dict) or meta.get("kind") != KIND:
-        raise BundleError(f"{path}: not a v3audio model (kind "
-                          f"{meta.get('kind') if isinstance(meta, dict) else meta!r})")
+        raise BundleError(
+            f"{path}: not a v3audio model (kind "
+            f"{meta.get('kind') if isinstance(meta, dict) else meta!r})"
+        )
     if meta.get("format") != FORMAT:
-        raise BundleError(f"{path}: format {meta.get('format')}, this v3audio reads {FORMAT}; "
-                          "update v3audio (pip install -U v3audio) or use another model")
+        raise BundleError(
+            f"{path}: format {meta.get('format')}, this v3audio reads {FORMAT}; "
+            "update v3audio (pip install -U v3audio) or use another model"
+        )
     try:
         named = meta["code_to_note"]
-        code_map = None if named is None else CodeMap(
-            [int(n) for n in named], float(meta["offset_semitones"]), float(meta["temperature"]))
-        bundle = Bundle(folder, meta["config"], code_map, meta["weights_sha256"],
-                        meta.get("made_by", {}), meta.get("metrics", {}), meta.get("renderer"))
+        code_map = (
+            None
+            if named is None
+            else CodeMap(
+                [int(n) for n in named], float(meta["offset_semitones"]), float(meta["temperature"])
+            )
+        )
+        bundle = Bundle(
+            folder,
+            meta["config"],
+            code_map,
+            meta["weights_sha256"],
+            meta.get("made_by", {}),
+            meta.get("metrics", {}),
+            meta.get("renderer"),
+        )
     except (KeyError, TypeError, ValueError) as e:
         raise BundleError(f"{path}: incomplete ({e!r}); copy the model again") from None
     if code_map and not all(0 <= n < 128 for n in code_map.code_to_note):
@@ -223,8 +237,9 @@ def load_bundle(name_or_folder: str | Path | None = None) -> Bundle:
     return bundle
 
 
-def save_model(folder: Path, model: V3Model, *, made_by: dict[str, Any],
-               metrics: dict[str, Any] | None = None) -> Bundle:
+def save_model(
+    folder: Path, model: V3Model, *, made_by: dict[str, Any], metrics: dict[str, Any] | None = None
+) -> Bundle:
     """Write a freshly trained model; its codes have no names yet."""
     folder.mkdir(parents=True, exist_ok=True)
     checksum = _save(model, folder / WEIGHTS)
@@ -237,8 +252,15 @@ def save_renderer(bundle: Bundle, net: RendererNet, made_by: dict[str, Any]) -> 
     """Put a renderer beside the V3 weights it was trained on."""
     checksum = _save(net, bundle.folder / RENDERER)
     renderer = {"config": to_table(net.config), "sha256": checksum, "made_by": made_by}
-    updated = Bundle(bundle.folder, bundle.config, bundle.code_map, bundle.checksum,
-                     bundle.made_by, bundle.metrics, renderer)
+    updated = Bundle(
+        bundle.folder,
+        bundle.config,
+        bundle.code_map,
+        bundle.checksum,
+        bundle.made_by,
+        bundle.metrics,
+        renderer,
+    )
     write_meta(updated)
     return updated
 
@@ -247,12 +269,16 @@ def write_meta(bundle: Bundle) -> None:
     """Write `model.json`."""
     codes = bundle.code_map
     meta = {
-        "format": FORMAT, "kind": KIND, "weights_sha256": bundle.checksum,
+        "format": FORMAT,
+        "kind": KIND,
+        "weights_sha256": bundle.checksum,
         "config": bundle.config,
         "code_to_note": codes.code_to_note if codes else None,
         "offset_semitones": codes.offset_semitones if codes else None,
         "temperature": codes.temperature if codes else None,
-        "renderer": bundle.renderer, "made_by": bundle.made_by, "metrics": bundle.metrics,
+        "renderer": bundle.renderer,
+        "made_by": bundle.made_by,
+        "metrics": bundle.metrics,
     }
     with atomic_write(bundle.folder / META, BundleError) as temporary:
         temporary.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
@@ -276,8 +302,10 @@ def _read(path: Path, checksum: str) -> Weights:
     except OSError as e:
         raise BundleError(f"{path}: cannot be read ({e.strerror}); copy the model again") from None
     if hashlib.sha256(blob).hexdigest() != checksum:
-        raise BundleError(f"{path}: does not match its checksum in {META}; it is damaged or "
-                          "belongs to another model; copy the model again")
+        raise BundleError(
+            f"{path}: does not match its checksum in {META}; it is damaged or "
+            "belongs to another model; copy the model again"
+        )
     try:
         return load(blob)
     except SafetensorError as e:

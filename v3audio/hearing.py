@@ -5,13 +5,14 @@ Letters: T frames, P positions, D style values, K codes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from v3audio.code_map import CodeMap
 from v3audio.features import FrontEnd, Views
 from v3audio.kernels import (
     BRIEF_SAMPLES,
@@ -23,9 +24,6 @@ from v3audio.kernels import (
     onset_bands,
 )
 from v3audio.model import V3Model
-
-if TYPE_CHECKING:
-    from v3audio.bundle import CodeMap
 
 N_NOTES = 128
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from operator import mul
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.fft
@@ -22,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
+from v3audio.code_map import CodeMap
 from v3audio.geometry import (
     CONTENT_BLUR_BINS,
     GAIN_RANGE,
@@ -45,9 +45,6 @@ from v3audio.kernels import (
     spectral_bands,
 )
 from v3audio.notes import FrameNotes
-
-if TYPE_CHECKING:
-    from v3audio.bundle import CodeMap
 
 FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from v3audio import bundle, timbres
 from v3audio.cli import app, common
+from v3audio.code_map import CodeMap
 from v3audio.model import ModelConfig, V3Model
 from v3audio.renderer import RendererConfig
 from v3audio.renderer_net import RendererNet
@@ -30,7 +31,7 @@ def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> bundle.Bundle:
     made_by = {"data": "none", "seed": 0}
     made = bundle.save_model(folder, V3Model(ModelConfig()), made_by=made_by)
     notes = np.linspace(28, 100, ModelConfig().codebook_size).astype(int).tolist()
-    named = replace(made, code_map=bundle.CodeMap(notes, 0.0))
+    named = replace(made, code_map=CodeMap(notes, 0.0))
     bundle.write_meta(named)
     net = RendererNet(RendererConfig(hidden=32, n_blocks=1))
     return bundle.save_renderer(named, net, made_by)

@@ -13,13 +13,13 @@ from v3audio.bundle import (
     META,
     WEIGHTS,
     Bundle,
-    CodeMap,
     find_model,
     load_bundle,
     save_model,
     save_renderer,
     write_meta,
 )
+from v3audio.code_map import CodeMap
 from v3audio.errors import BundleError
 from v3audio.geometry import ModelConfig
 from v3audio.model import V3Model
@@ -32,10 +32,17 @@ CONFIG = ModelConfig(codebook_size=16, hidden=16, partial_hidden=4)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    bundle = save_model(tmp_path / "mine", V3Model(CONFIG), made_by={"seed": 3},
-                        metrics={"x": 0.5})
-    write_meta(Bundle(bundle.folder, bundle.config, CodeMap([60] * 16, 0.25), bundle.checksum,
-                      bundle.made_by, bundle.metrics))
+    bundle = save_model(tmp_path / "mine", V3Model(CONFIG), made_by={"seed": 3}, metrics={"x": 0.5})
+    write_meta(
+        Bundle(
+            bundle.folder,
+            bundle.config,
+            CodeMap([60] * 16, 0.25),
+            bundle.checksum,
+            bundle.made_by,
+            bundle.metrics,
+        )
+    )
     return tmp_path / "mine"
 
 
@@ -111,10 +118,15 @@ def refuse_unknown_setting(folder):
 
 
 REFUSALS = {
-    refuse_flipped_byte: "checksum", refuse_cut_short: "checksum", refuse_pickle: "checksum",
-    refuse_missing_weights: "cannot be read", refuse_future_format: "update v3audio",
-    refuse_other_kind: "not a v3audio model", refuse_no_json: "JSON",
-    refuse_missing_field: "incomplete", refuse_notes_beyond_midi: "no MIDI notes",
+    refuse_flipped_byte: "checksum",
+    refuse_cut_short: "checksum",
+    refuse_pickle: "checksum",
+    refuse_missing_weights: "cannot be read",
+    refuse_future_format: "update v3audio",
+    refuse_other_kind: "not a v3audio model",
+    refuse_no_json: "JSON",
+    refuse_missing_field: "incomplete",
+    refuse_notes_beyond_midi: "no MIDI notes",
     refuse_unknown_setting: "wings",
 }
 

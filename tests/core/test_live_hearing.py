@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from v3audio.bundle import CodeMap
+from v3audio.code_map import CodeMap
 from v3audio.hearing import Hearing
 from v3audio.live_hearing import LiveHearing, _even_half_of_gelu
 from v3audio.model import ModelConfig, V3Model
