@@ -11,6 +11,7 @@ its MIDI in the very periods that it played in, so each figure is a difference o
   sound, the device taken off;
 - note-on: from the true onset to the right note-on as the MIDI port delivers it, device not taken
   off, bands and errors as in live_latency.py;
+- start: from the command typed to the first sound, a note being held meanwhile;
 - jitter: 20 s of the recordings through the dry path, compared sample by sample with what was
   played at that one delay; the largest difference of any sample is printed. (The wet path writes
   into the same ring at absolute positions; that it does not depend on blocks is a test.)
@@ -27,6 +28,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from benchmarks import live_latency
 from benchmarks.jack_rig import JackServer, MidiIn, Musician, Samples, read_mono_at
 
 GATE_DB = -50.0
-REST_S = 0.1  # what must be silent before an attack that is timed by its sound
+REST_S, RISE_S = 0.1, 0.02  # before an attack that is timed by its sound
 GAP_S = 0.7  # silence between clips, so that none hears the one before
 
 
@@ -61,6 +63,7 @@ def main() -> None:
         heard, _ = musician.play(sample)
         largest = float(np.abs(heard[dry_samples:] - sample[:-dry_samples]).max())
         stated = live.stop()["latency_ms"]
+    starts_s = [start_to_sound(server, options.timbre) for _ in range(3)]
     buffer_samples = round(stated["buffer"] * options.rate / 1000)
     device_samples = dry_samples - buffer_samples
 
@@ -84,6 +87,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, {_cpu_name()}; JACK {options.rate} Hz / "
         f"{options.period}\nstated: {report['latency_ms']}\n"
         f"dry path {dry_samples} samples, of it device {device_samples}\n"
+        f"from the command to the first sound: {', '.join(f'{s:.2f} s' for s in starts_s)}\n"
         f"sound after an attack out of silence, device off: {len(sound_ms)} notes, median "
         f"{np.median(sound_ms):.1f} ms, p95 {np.percentile(sound_ms, 95):.1f}, "
         f"worst {max(sound_ms):.1f}\n"
@@ -98,7 +102,8 @@ def main() -> None:
     )
     if options.json:
         figures = {
-            "stated": report, "dry_samples": dry_samples, "device_samples": device_samples,
+            "stated": report, "starts_s": starts_s,
+            "dry_samples": dry_samples, "device_samples": device_samples,
             "sound_ms": sound_ms, "notes": summary, "largest_difference": largest,
         }  # fmt: skip
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -144,15 +149,29 @@ class Live:
             self._process.wait()
 
 
+def start_to_sound(server: JackServer, timbre: str) -> float:
+    """Seconds from starting the process to the first sample that is not zero."""
+    length_s = 8.0
+    hold = np.arange(round(length_s * server.sample_rate)) * (440.0 / server.sample_rate)
+    note = (0.2 * np.sign(np.sin(2 * np.pi * hold))).astype(np.float32)
+    with server, Musician(server) as musician, Live(server, timbre) as live:
+        joining = threading.Thread(target=musician.connect, args=(live.client,))
+        joining.start()
+        heard, _ = musician.play(note)
+        joining.join()
+        live.stop()
+    return float(np.flatnonzero(heard)[0]) / server.sample_rate
+
+
 def sound_delays(x: Samples, y: Samples, rate: int) -> list[int]:
     """Samples from each attack out of silence in x to the first sound in y.
 
-    An attack is where the RMS of the last 2 ms passes the gate after `REST_S` below it less 6 dB;
-    only those count before which y rests too.
+    An attack is where the RMS of the last 2 ms passes the gate, having been 6 dB below it from
+    `REST_S` to `RISE_S` before; only those count before which y rests too.
     """
     level = _running_rms(x, round(0.002 * rate))
     loud, quiet = 10 ** (GATE_DB / 20), 10 ** ((GATE_DB - 6) / 20)
-    rest, ahead = round(REST_S * rate), round(0.25 * rate)
+    rest, rise, ahead = round(REST_S * rate), round(RISE_S * rate), round(0.25 * rate)
     delays = []
     at = rest
     while at < len(x) - ahead:
@@ -160,8 +179,8 @@ def sound_delays(x: Samples, y: Samples, rate: int) -> list[int]:
         if not len(ups):
             break
         up = at + int(ups[0])
-        sounds = np.flatnonzero(np.abs(y[up : up + ahead]) > 1e-5)
-        rested = level[up - rest : up - 1].max() < quiet and not y[up - rest // 4 : up].any()
+        sounds = np.flatnonzero(y[up : up + ahead])
+        rested = level[up - rest : up - rise].max() < quiet and not y[up - rise : up].any()
         if rested and len(sounds):
             delays.append(int(sounds[0]))
         calm = np.flatnonzero(_running_max(level[up:], rest) < quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import queue
 import sys
@@ -27,6 +28,8 @@ from v3audio.threads import one_blas_thread
 if TYPE_CHECKING:
     from realtime.controls import Desk
 
+log = logging.getLogger(__name__)
+
 Samples = NDArray[np.float32]
 EventSink = Callable[[list[NoteEvent], int], None]
 SoundSink = Callable[[Samples, Samples, list[NoteEvent], int], None]
@@ -35,6 +38,11 @@ MIN_PREFILL_S = 0.0025
 """The engine has at least this long for what the card hands over at once."""
 MAX_BACKLOG_S = 0.1
 """A worker that is further behind than this skips what it missed."""
+LATE_OFTEN, LATE_WITHIN_S, ONE_STALL_S = 3, 10.0, 0.25
+"""So many stalls in so short a time, and the worker works one portion further ahead from then on;
+late blocks nearer together than the last figure are one stall."""
+MAX_MORE = 3
+"""Portions that it will add at the most."""
 _PRIORITY = 10  # real-time, below the sound server's own threads
 _NICE = -11
 _GC_S = 1.0
@@ -282,6 +290,8 @@ class EngineWorker:
         rates = path.sample_rate, player.engine.sample_rate
         self._bridge = RateBridge(*rates) if rates[0] != rates[1] else None
         self._planned_for = 0
+        self._more = 0  # portions ahead, beyond what the plan wants
+        self._stalls: list[int] = []  # positions of the newest
         self._position = 0  # of the next input
         self._begin, self._n_out = 0, 0  # output since the start or the last skip
         self._last: int | None = None  # position at which the output ends
@@ -298,9 +308,8 @@ class EngineWorker:
             return
         self._planned_for = n
         self.conversion_samples = self._bridge.lag_samples(n) if self._bridge else 0
-        self.prefill = (
-            prefill_samples(n, self._block, self._path.sample_rate) + self.conversion_samples
-        )
+        ahead = prefill_samples(n, self._block, self._path.sample_rate) + self._more * n
+        self.prefill = ahead + self.conversion_samples
 
     def start(self) -> None:
         """Begin to play; the garbage collector is held until `stop`."""
@@ -368,9 +377,34 @@ class EngineWorker:
         if self._bridge:
             y = self._bridge.to_card(y)
         self._path.from_engine.write(y, at)
-        self.player.stats.late_hops += at < self._path.now
+        if at < self._path.now:
+            self.player.stats.late_hops += 1
+            self._late(self._position)
         self._position += len(x)
         self._n_out += len(y)
+
+    def _late(self, at: int) -> None:
+        """A block came too late; where that happens again and again, work further ahead.
+
+        A machine that is just too slow for its sound card would crackle for the whole session;
+        one more portion of delay, said in a line, is the smaller evil.
+        """
+        rate, stalls = self._path.sample_rate, self._stalls
+        if stalls and at - stalls[-1] < ONE_STALL_S * rate:
+            return
+        stalls.append(at)
+        del stalls[:-LATE_OFTEN]
+        often = len(stalls) == LATE_OFTEN and at - stalls[0] < LATE_WITHIN_S * rate
+        if often and self._more < MAX_MORE:
+            self._more += 1
+            stalls.clear()
+            self._planned_for = 0
+            self.plan()
+            log.warning(
+                "the engine is late too often, so it works further ahead: %.1f ms more delay; "
+                "end other programs, or start with a larger --block",
+                1000.0 * self._path.largest / rate,
+            )
 
     def _end(self, n: int, at: int) -> None:
         """The input has ended: silence, until all is heard and the session ends."""

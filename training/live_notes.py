@@ -10,13 +10,19 @@ hears them as it does live and is not touched: no label reaches its weights.
 The tracker then plays each clip. In the first round it is coached: told the truth, some time after
 each onset and sometimes wrongly. In each further round it follows what it has learned, so that it
 also sees the situations that its own mistakes lead to. What it heard in each frame, and what was
-due, trains a small perceptron. On two cores, hearing an hour of sound takes 20 minutes, a round 5.
+due, trains a small perceptron. On two cores, hearing an hour of sound takes 20 minutes, a round 2.
+
+Runs differ: on the real recordings of `benchmarks/live_latency.py` three of them, under the same
+rules, gave 7.9, 8.6 and 9.8 % stray note-ons at the same latency (medians 24 to 25 ms above A3,
+56 ms from E2 to A3). The shipped weights are the first of these, by a batched forerunner of this
+file with the same features, labels and kinds of sound; the other two came from this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -53,6 +59,7 @@ FloatArray = NDArray[np.float32]
 
 RIGHT_SEMITONES = 0.6  # a note-on within this of the true pitch is right
 MAX_CLIP_S = 20.0
+QUIETEST_DB = -75.0  # gate while learning, so that soft clips teach as well
 QUIET_SHARE = 0.2  # of the frames in which nothing is due are kept; these count for the rest
 _FADES_S = (0.01, 0.045)
 _DURATIONS_S = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
@@ -218,8 +225,7 @@ class Student(NoteBelief):
         super().__init__(weights or WEIGHTS)
         self._notes, self._coached, self._rng = notes, weights is None, rng
         self._frame = -1
-        self._index = -1  # of the true note now, -1 for none
-        self._told = -1  # of the true note that the sounding one stands for
+        self._index = -1  # of the last true note that has begun
         self._wait_s = 0.0
         self.rows: list[FloatArray] = []
         self.due: list[NDArray[np.bool_]] = []
@@ -233,15 +239,15 @@ class Student(NoteBelief):
         """As learned, or as the coach says."""
         chances = super().probabilities(now)
         time_s = (self._frame + 1) * HOP_S
-        while self._index + 1 < len(self._notes) and self._notes[self._index + 1].onset_s <= time_s:
-            self._index += 1
+        index = self._index_at(time_s)
+        if index != self._index:
+            self._index = index
             self._wait_s = 0.01 + float(self._rng.exponential(0.035))
-        note = self._notes[self._index] if self._index >= 0 else None
+        note = self._notes[index] if index >= 0 else None
         if note is not None and time_s >= note.offset_s:
             note = None
-        if now.frames == 1 and now.note >= 0:
-            self._told = self._index  # the last frame's decision
-        due = due_classes(note, now.note, self._told == self._index, self._heard[0])
+        told = self._index_at(time_s - now.frames * HOP_S) if now.note >= 0 else -1
+        due = due_classes(note, now.note, told == index, self._heard[0])
         self.rows.append(self._x.copy())
         self.due.append(due)
         if not self._coached:
@@ -252,6 +258,10 @@ class Student(NoteBelief):
         if on_time and self._rng.random() < 0.02:
             said = list(self._rng.permutation(said))
         return said
+
+    def _index_at(self, time_s: float) -> int:
+        """Number of the last true note that has begun by then, -1 before the first."""
+        return bisect_right(self._notes, time_s, key=lambda note: note.onset_s) - 1
 
 
 def due_classes(
@@ -295,7 +305,7 @@ def play(take: Take, belief: NoteBelief, config: TrackerConfig) -> list[tuple[fl
 
 def learn(takes: list[Take], out: Path, rounds: int, hidden: tuple[int, ...], seed: int) -> None:
     """Coach, then learn from what happened, round after round; the weights go to `out`."""
-    config = TrackerConfig()
+    config = TrackerConfig(gate_db=QUIETEST_DB)
     rows: list[FloatArray] = []
     due: list[NDArray[np.bool_]] = []
     worth: list[FloatArray] = []

@@ -172,8 +172,8 @@ class TrackerConfig:
     # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
     # before, weighted by their beliefs, must add up to some periods of the note. A wrong note costs
     # more than a late one below A3, where a period is long and strings and voices arrive late.
-    believe_high: float = 0.75  # above A3
-    believe_low: float = 0.9
+    believe_high: float = 0.7  # above A3
+    believe_low: float = 0.87
     believe_from: float = 0.5  # a weaker belief takes evidence away
     believe_periods: float = 2.2
     # Periods and ms more for a step of up to two semitones (a scoop passes through some),
@@ -181,18 +181,18 @@ class TrackerConfig:
     near_ms: float = 10.0
     # for the same note again,
     repeat_periods: float = 2.0
-    repeat_ms: float = 10.0
+    repeat_ms: float = 20.0
     # and for a change so soon after a note-on.
     soon_periods: float = 1.0
     soon_ms: float = 150.0
     # A note that another replaced within `false_start_ms` was a false start, as when a reed first
     # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
-    false_start_ms: float = 130.0
-    false_start_more_ms: float = 15.0
+    false_start_ms: float = 160.0
+    false_start_more_ms: float = 25.0
     # A rise of the level repeats the sounding note, if the belief wondered whether it does. Scored
     # as above, but a lower score will do.
     repeat_score_db: float = 11.0
-    repeat_belief: float = 0.3
+    repeat_belief: float = 0.35
     repeat_wait_periods: float = 1.5
 
     # -- Live, from the numbers alone: when to trust a pitch, in ms of trusted frames.
@@ -460,7 +460,7 @@ class NoteTracker:
             self._rival_ms = 0.0
             return []
         steady = abs(pitch - note) < 0.5 and attack_db <= 0.0 and voicing >= c.voiced_on
-        if steady and self._pending_ms < 0.0:  # the rule would be asked in vain
+        if note >= 0 and steady and self._pending_ms < 0.0:  # the rule would be asked in vain
             self._rival_ms = max(self._rival_ms - hop, 0.0)
             return self._bend(pitch, confidence, sample)
         chances = self._belief.probabilities(
@@ -478,7 +478,7 @@ class NoteTracker:
         else:
             self._rival_ms = max(self._rival_ms - hop, 0.0)
         least_sure = c.believe_high if named > A3 else c.believe_low
-        least_sure = min(least_sure + 0.2 * (0.5 - c.sensitivity), 0.98)
+        least_sure += 0.1 * (0.5 - c.sensitivity)
         if (
             sure >= least_sure
             and named == self._rival_note
@@ -669,7 +669,8 @@ class NoteTracker:
         if note is None:
             note = min(max(round(pitch), 0), N_NOTES - 1)
         self._note = note
-        self._cents = min(max(100.0 * (pitch - note), -100.0), 100.0)
+        apart = pitch - note
+        self._cents = 100.0 * apart if abs(apart) <= 1.0 else 0.0  # named from an overtone
         self._peak_db = self._levels[-1]
         self._velocity = self._new_velocity()
         self._age_ms = self._unvoiced_ms = self._rival_ms = 0.0

@@ -13,6 +13,9 @@ import pytest
 from realtime.ring import AudioPath
 from realtime.stats import SessionStats
 from realtime.worker import (
+    LATE_OFTEN,
+    MAX_MORE,
+    ONE_STALL_S,
     CardSource,
     EngineWorker,
     FileSource,
@@ -200,6 +203,33 @@ def test_a_slow_engine_is_silence_counted_and_the_delay_stays(rig: Rig) -> None:
     n = 15 * 128
     np.testing.assert_array_equal(y[-n:], 2 * x[-n - 128 : -128])
     assert [e.kind for e in rig.events] == ["on"]  # nothing of the input was lost
+
+
+def test_an_engine_that_is_late_again_and_again_works_further_ahead(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stall() -> None:
+        rig.engine.waits.clear()
+        rig.engine.may_go.clear()
+        for _ in range(10):
+            rig.card.call()
+        assert rig.engine.waits.wait(10)
+        rig.engine.may_go.set()
+        rig.settle()
+        rig.play(round(ONE_STALL_S * RATE / 128) + 1)
+
+    rig.worker.start()
+    for _ in range(LATE_OFTEN - 1):
+        stall()
+    assert rig.worker.prefill == 128 and not caplog.messages
+    stall()
+    assert rig.worker.prefill == 256
+    assert [m.split(",")[0] for m in caplog.messages] == ["the engine is late too often"]
+    n = 40 * 128
+    np.testing.assert_array_equal(rig.card.y[-n:], 2 * rig.card.x[-n - 256 : -256])
+    for _ in range(LATE_OFTEN * (MAX_MORE + 1)):
+        stall()
+    assert rig.worker.prefill == 128 * (1 + MAX_MORE)  # and no further
 
 
 def test_a_long_stall_skips_what_was_missed_and_lets_the_notes_go(rig: Rig) -> None:
