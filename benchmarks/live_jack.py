@@ -113,7 +113,7 @@ class Live:
     """`v3audio live` as a process on a JACK server, from its first sound to its report."""
 
     midi_pattern = "v3bench"
-    client = "v3audio:"
+    client = "v3audio"
 
     def __init__(self, server: JackServer, timbre: str, mix: float = 1.0, *more: str) -> None:
         self._command = [

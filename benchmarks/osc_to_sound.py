@@ -40,7 +40,7 @@ def main() -> None:
         Musician(server) as musician,
         Live(server, "--mix", "0", "--block", str(options.period)) as live,
     ):
-        musician.connect("v3audio:")
+        musician.connect("v3audio")
         live.ask("/ping", "/pong", 1)
         card = delay_samples(musician)
         for _ in range(options.trials):

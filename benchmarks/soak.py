@@ -76,7 +76,7 @@ def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
     last_drawn = bytearray()
     threading.Thread(target=_drain, args=(screen, last_drawn), daemon=True).start()
     with Musician(server) as musician, Surface(port) as surface:
-        musician.connect("v3audio:")
+        musician.connect("v3audio")
         musician.connect_midi("v3soak")
         control = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.soak", "--control"], env=server.environment,

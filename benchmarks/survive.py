@@ -116,7 +116,7 @@ class Trials:
                         0.4 + 3.0 * rng.random(), live.process.send_signal, (how,)
                     )
                     stop.start()
-                    playing = _connect_if_up(musician, "v3audio:", 2.0)
+                    playing = _connect_if_up(musician, "v3audio", 2.0)
                     if playing:
                         musician.play(self.sound[: 48_000 * 2])
                     stop.join()
@@ -138,18 +138,19 @@ class Trials:
             threading.Timer(1.0, live.process.send_signal, (signal.SIGSTOP,)).start()
             threading.Timer(3.0, live.process.send_signal, (signal.SIGCONT,)).start()
             musician.play(self.sound[: 48_000 * 6])
-            again = _connect_if_up(musician, "v3audio:", 10.0)
+            again = _connect_if_up(musician, "v3audio", 10.0)
             after = delay_samples(musician)
             _, rest = musician.play(self.sound[: 48_000 * 3])
-            code, out, _ = live.end()
+            code, out, errors = live.end()
             musician.play(np.zeros(48_000, np.float32))
         report = json.loads(out.splitlines()[-1])
         assert again and code == 0
-        assert before == after, f"delay {before} samples before, {after} after"
+        further_ahead = 128 * errors.count("works further ahead")  # said, when it is late often
+        assert before + further_ahead == after, f"delay {before} samples before, {after} after"
         hanging = _hanging(musician.received)
         assert not hanging, f"notes that hang: {hanging}"
         assert any(m.data[0] >> 4 == 9 for m in rest), "no note after it"
-        return f"delay {before} samples before and after; xruns {report['xruns']}; no note hangs"
+        return f"delay {before} samples before, {after} after; xruns {report['xruns']}; no note hangs"
 
     def killed_server(self) -> str:
         """SIGKILL for jackd, and another one after 2 s: notes let go, playing again, exit 0."""
@@ -162,7 +163,7 @@ class Trials:
             self.server.start()
             started_s = time.monotonic()
             with Musician(self.server) as musician:
-                musician.connect("v3audio:", 30.0)
+                musician.connect("v3audio", 30.0)
                 back_s = time.monotonic() - started_s
                 musician.connect_midi("v3survive")
                 heard, messages = musician.play(self.sound[: 48_000 * 4])
@@ -252,7 +253,7 @@ class Trials:
         )
 
     def _join(self, musician: Musician) -> None:
-        musician.connect("v3audio:")
+        musician.connect("v3audio")
         musician.connect_midi("v3survive")
 
 
