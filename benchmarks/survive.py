@@ -150,7 +150,7 @@ class Trials:
         hanging = _hanging(musician.received)
         assert not hanging, f"notes that hang: {hanging}"
         assert any(m.data[0] >> 4 == 9 for m in rest), "no note after it"
-        return f"delay {before} samples before, {after} after; xruns {report['xruns']}; no note hangs"
+        return f"delay {before} samples, then {after}; xruns {report['xruns']}; no note hangs"
 
     def killed_server(self) -> str:
         """SIGKILL for jackd, and another one after 2 s: notes let go, playing again, exit 0."""
