@@ -226,6 +226,22 @@ class Musician:
             self._done.set()
 
 
+def delay_samples(musician: Musician) -> int:
+    """From a click played to the click heard, through a session that plays its input dry.
+
+    Raises:
+        RuntimeError: none comes back.
+    """
+    rate = musician.server.sample_rate
+    click = np.zeros(rate, np.float32)
+    click[rate // 4] = 0.5
+    for _ in range(10):  # it is connected before it plays
+        heard, _ = musician.play(click)
+        if heard.any():
+            return int(np.abs(heard).argmax()) - rate // 4
+    raise RuntimeError("no click comes back")
+
+
 def read_mono_at(path: Path, sample_rate: int, rest_s: float = 0.0) -> Samples:
     """A recording's mean channel at a rate, and some silence after it: (n,)."""
     x, own = soundfile.read(path, dtype="float32", always_2d=True)

@@ -34,7 +34,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import live_latency
-from benchmarks.jack_rig import JackServer, MidiIn, Musician, Samples, read_mono_at
+from benchmarks.jack_rig import (
+    JackServer,
+    MidiIn,
+    Musician,
+    Samples,
+    delay_samples,
+    read_mono_at,
+)
 
 GATE_DB = -50.0
 REST_S, RISE_S = 0.1, 0.02  # before an attack that is timed by its sound
@@ -58,7 +65,7 @@ def main() -> None:
     server = JackServer("v3bench", options.rate, options.period)
     with server, Musician(server) as musician, Live(server, options.timbre, mix=0.0) as live:
         musician.connect(live.client)
-        dry_samples = _click_delay(musician, options.rate)
+        dry_samples = delay_samples(musician)
         sample = read_mono_at(options.folder / clips[0]["file"], options.rate)[: 20 * options.rate]
         heard, _ = musician.play(sample)
         largest = float(np.abs(heard[dry_samples:] - sample[:-dry_samples]).max())
@@ -193,13 +200,6 @@ def sound_delays(x: Samples, y: Samples, rate: int) -> list[int]:
 def note_ons(messages: list[MidiIn], rate: int) -> list[tuple[float, int]]:
     """(seconds, note) of each note-on."""
     return [(m.frame / rate, m.data[1]) for m in messages if m.data[0] >> 4 == 9 and m.data[2] > 0]
-
-
-def _click_delay(musician: Musician, rate: int) -> int:
-    click = np.zeros(rate, np.float32)
-    click[rate // 4] = 0.5
-    heard, _ = musician.play(click)
-    return int(np.abs(heard).argmax()) - rate // 4
 
 
 def _running_rms(x: Samples, n: int) -> Samples:

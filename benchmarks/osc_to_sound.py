@@ -20,8 +20,8 @@ import time
 
 import numpy as np
 
-from benchmarks.jack_rig import JackServer, Musician
-from benchmarks.survive import Live, delay_samples
+from benchmarks.jack_rig import JackServer, Musician, delay_samples
+from benchmarks.survive import Live
 
 RATE = 48_000
 

@@ -29,7 +29,7 @@ import mido
 import numpy as np
 import soundfile
 
-from benchmarks.jack_rig import JackServer, Musician, Samples, read_mono_at
+from benchmarks.jack_rig import JackServer, Musician, Samples, delay_samples, read_mono_at
 from benchmarks.soak import free_port, rss_mb
 from realtime.osc_wire import decode, encode
 
@@ -287,14 +287,6 @@ def _connect_if_up(musician: Musician, client: str, timeout_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def delay_samples(musician: Musician) -> int:
-    """From a click played to the click heard."""
-    click = np.zeros(48_000, np.float32)
-    click[12_000] = 0.5
-    heard, _ = musician.play(click)
-    return int(np.abs(heard).argmax()) - 12_000
 
 
 def _hanging(messages: list[bytes]) -> set[tuple[int, int]]:

@@ -382,7 +382,7 @@ def _sounddevice(fresh: bool = False) -> Any:
     if fresh or first:
         end_portaudio()
     if not getattr(sounddevice, "_initialized", 1):
-        _name_client(sounddevice._libname)
+        _name_client(getattr(sounddevice, "_libname", None))
         try:
             sounddevice._initialize()
         except sounddevice.PortAudioError as e:
@@ -390,7 +390,7 @@ def _sounddevice(fresh: bool = False) -> Any:
     return sounddevice
 
 
-def _name_client(library: str) -> None:
+def _name_client(library: str | None) -> None:
     """Tell a loaded PortAudio how to call itself in JACK; the setting outlives its restarts."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # where there is no JACK
         ctypes.CDLL(library).PaJack_SetClientName(_CLIENT_NAME)
