@@ -51,9 +51,15 @@ class TrainingConfig:
     free_steps: int = 0
     recolour: float = 0.0
     checkpoint_every: int = 0
-    shot_steps: int = 30
-    shot_lr: float = 1e-4
+    shot_steps: int = 60
+    shot_lr: float = 3e-4
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """A codebook that never starts is a mistake."""
+        if self.steps <= self.free_steps:
+            raise ValueError(f"steps = {self.steps}: give more than free_steps = "
+                             f"{self.free_steps}, or the codebook never starts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from training.paper.datasets import SHOTS, Splits
@@ -64,8 +65,9 @@ def encode(model: Autoencoder, data: Fragments) -> Latents:
         rebuilt = model.decode(quantized.z_q, style)
         error += float((rebuilt - piece).square().mean()) * len(piece)
         parts.append((content.cpu(), style.cpu(), quantized.codes.cpu()))
-    content, style, codes = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
-    return Latents(content, style, codes, content_label, style_label, error / len(x))
+    content, style, codes = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Latents(content.numpy(), style.numpy(), codes.numpy(), content_label, style_label,
+                   error / len(x))
 
 
 def measure(trained: Trained, experiment: Experiment, splits: Splits,
@@ -81,7 +83,7 @@ def measure(trained: Trained, experiment: Experiment, splits: Splits,
     n_codes, n_labels = experiment.network.codes, len(splits.train.content_names)
     train, test = encode(model, splits.train), encode(model, splits.test)
     table = test.table(n_codes, n_labels)
-    names = name_codes(train.table(n_codes, n_labels))
+    names = names_of(model, train, n_labels)
     figures: dict[str, Any] = {
         "codebook_accuracy": codebook_accuracy(table), "labels_covered": labels_covered(table),
         "fragment_accuracy": fragment_accuracy(table), "error": test.error,
@@ -101,6 +103,10 @@ def measure(trained: Trained, experiment: Experiment, splits: Splits,
                 getattr(train, latent), getattr(train, label), getattr(test, latent),
                 getattr(test, label), linear=kind == "linear")
         figures[f"probe_chance_{factor}"] = chance[factor]
+    # what the decoder is given of a content is its atom
+    atoms = model.codebook.atoms.cpu().numpy()
+    figures["probe_mlp_style_from_atom"] = probe(
+        atoms[train.codes], train.style_label, atoms[test.codes], test.style_label, linear=False)
     figures["ood"] = {"0": ood_accuracy(model, splits.ood, names)}
     for n_shots in SHOTS:
         adapted = adapt(trained, experiment, splits.shots, n_shots, seed)
@@ -108,6 +114,18 @@ def measure(trained: Trained, experiment: Experiment, splits: Splits,
     if experiment.data.domain == "insnotes":
         figures |= pitch_kept(recombine(model, train, names), splits.normaliser)
     return _rounded(figures)
+
+
+def names_of(model: Autoencoder, found: Latents, n_labels: int) -> IntArray:
+    """(K,) the content each code stands for; a code that nothing is heard as, that of the nearest.
+
+    Such codes serve recoloured fragments, and may serve unheard styles.
+    """
+    table = found.table(model.config.codes, n_labels)
+    names = name_codes(table)
+    used = np.flatnonzero(table.sum(1))
+    atoms = model.codebook.atoms.cpu().numpy()
+    return names[used[cdist(atoms, atoms[used]).argmin(1)]]
 
 
 def ood_accuracy(model: Autoencoder, data: Fragments, names: IntArray) -> dict[str, float]:

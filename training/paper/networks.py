@@ -77,8 +77,8 @@ class Autoencoder(nn.Module):
     def quantize(self, content: Tensor) -> Quantized:
         """(n, D) z_c to atoms and codes; as it is while the codebook has not started."""
         if not self.codebook.started:
-            return Quantized(content, torch.zeros(len(content), dtype=torch.long),
-                             content.new_zeros(()))
+            none = torch.zeros(len(content), dtype=torch.long, device=content.device)
+            return Quantized(content, none, content.new_zeros(()))
         quantized: Quantized = self.codebook(content)
         return quantized
 

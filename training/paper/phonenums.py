@@ -169,12 +169,12 @@ def _masks(hand: str, held_out: bool) -> tuple[tuple[FloatArray, ...], ...]:
 
     path = f"{get_data_path()}/fonts/ttf/{_FONT_FILES[hand]}"
     font = ImageFont.truetype(path, _FONT_SIZE * _OVER)
-    found = []
+    found: list[tuple[FloatArray, ...]] = []
     for digit in "0123456789":
         image = Image.new("L", (WIDTH * _OVER, HEIGHT * _OVER))
         middle = (WIDTH * _OVER / 2, HEIGHT * _OVER / 2)
         ImageDraw.Draw(image).text(middle, digit, fill=255, font=font, anchor="mm")
-        found.append((np.asarray(image, np.float32) / 255,))
+        found.append((np.asarray(image, np.float32) / np.float32(255),))
     return tuple(found)
 
 

@@ -115,8 +115,8 @@ class Decoder(nn.Module):
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """(n, D) each to (n, channels, *the last two axes of the shape)."""
         both = torch.cat([self.content(content), self.style(style)], -1)
-        x = nn.functional.gelu(self.both(nn.functional.gelu(both)))
-        x = self.trunk(x.unflatten(1, self.smallest))
+        both = nn.functional.gelu(self.both(nn.functional.gelu(both)))
+        x: Tensor = self.trunk(both.unflatten(1, self.smallest))
         return x
 
 

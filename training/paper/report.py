@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from training.paper.metrics import name_codes
 from v3audio.errors import ConfigError
 from v3audio.paths import atomic_write
 
@@ -31,6 +30,7 @@ COLUMNS = (
     ("probe_mlp_content_from_style", "MLP"),
     ("probe_linear_style_from_content", "probe style in z_c"),
     ("probe_mlp_style_from_content", "MLP"),
+    ("probe_mlp_style_from_atom", "in VQ(z_c), MLP"),
     ("ood.0.mean", "unheard, 0 shots"),
     ("ood.1.mean", "1"),
     ("ood.5.mean", "5"),
@@ -41,7 +41,7 @@ COLUMNS = (
 )
 """Figures of the table, dotted for nested ones, and what they are called."""
 
-_LOW_IS_GOOD = ("content_from_style", "style_from_content", "cpu_s")
+_LOW_IS_GOOD = ("content_from_style", "style_from_content", "style_from_atom", "cpu_s")
 
 
 def figure(figures: dict[str, Any], name: str) -> float | None:
@@ -122,7 +122,7 @@ def evaluate(folder: Path, out: Path, say: Callable[[str], None] = print) -> Pat
     Raises:
         ConfigError: no runs there.
     """
-    from training.paper.measure import encode, recombine
+    from training.paper.measure import encode, names_of, recombine
     from training.paper.pictures import draw_confusion, draw_latents
     from training.paper.runs import open_run
     from training.paper.sheet import write_sheet
@@ -135,7 +135,7 @@ def evaluate(folder: Path, out: Path, say: Callable[[str], None] = print) -> Pat
     model = trained.model
     train, test = encode(model, splits.train), encode(model, splits.test)
     n_labels = len(splits.train.content_names)
-    names = name_codes(train.table(model.config.codes, n_labels))
+    names = names_of(model, train, n_labels)
     draw_confusion(test.table(model.config.codes, n_labels), names, splits.train.content_names,
                    out / "confusion.png")
     draw_latents(test, splits.test, out / "latents.png")

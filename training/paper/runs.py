@@ -7,6 +7,7 @@ interrupted table goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -137,18 +138,13 @@ def main(recipe_path: Path, overrides: list[str] | None = None, resume: bool = F
     started = time.monotonic()
     for data in dict.fromkeys(run.experiment.data for run in left):
         load(data)  # fills the caches, so that the jobs do not
-    if jobs == 1:
-        done = map(perform, left)
-    else:
-        # fresh processes: torch's thread pools do not survive a fork
-        pool = multiprocessing.get_context("spawn").Pool(jobs)
-        done = pool.imap_unordered(perform, left)
-    for n, line in enumerate(done):
-        left_s = (time.monotonic() - started) / (n + 1) * (len(left) - n - 1)
-        say(f"{line}; {left_s / 60:.0f} min left")
-    if jobs > 1:
-        pool.close()
-        pool.join()
+    # fresh processes: torch's thread pools do not survive a fork
+    with (multiprocessing.get_context("spawn").Pool(jobs) if jobs > 1
+          else contextlib.nullcontext()) as pool:
+        done = pool.imap_unordered(perform, left) if pool else map(perform, left)
+        for n, line in enumerate(done):
+            left_s = (time.monotonic() - started) / (n + 1) * (len(left) - n - 1)
+            say(f"{line}; {left_s / 60:.0f} min left")
     write_table(recipe.run.out)
     return recipe.run.out
 
