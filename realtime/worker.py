@@ -414,7 +414,7 @@ class EngineWorker:
         self._path.from_engine.write(np.zeros(n, np.float32), at)
         self._position += n
         self._n_out += n
-        if self._path.now >= self._last:
+        if self._path.now >= self._last + self._path.largest:  # the card may hold a portion back
             self.done.set()
 
     def _skip(self, n: int) -> None:
