@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -45,11 +44,6 @@ class JackServer:
     def __init__(self, name: str = "v3audio", sample_rate: int = 48000, period: int = 128) -> None:
         self.name, self.sample_rate, self.period = name, sample_rate, period
         self._process: subprocess.Popen[bytes] | None = None
-
-    @staticmethod
-    def is_installed() -> bool:
-        """Whether there is a jackd to start."""
-        return shutil.which("jackd") is not None
 
     @property
     def environment(self) -> dict[str, str]:

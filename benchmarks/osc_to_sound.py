@@ -42,8 +42,8 @@ def main() -> None:
     ):
         musician.connect("v3audio")
         live.ask("/ping", "/pong", 1)
-        card = delay_samples(musician)
         for _ in range(options.trials):
+            card = delay_samples(musician)  # each time: the buffer may have grown
             sent: list[int] = []
 
             def send(value: float, sent: list[int]) -> None:
