@@ -22,13 +22,13 @@ test: $(VENV)/.installed-dev
 
 # Each install is first tried without the network, which does when all is there already; a fresh one
 # takes a few minutes, most of it torch.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml v3audio/_frame.c | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --no-index --no-build-isolation -e . 2>/dev/null || { \
 	  echo 'installing v3audio and what it needs into $(VENV) (about 2 GB, once)' && \
 	  $(BIN)/python -m pip install --quiet -e . ; }
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml v3audio/_frame.c | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --no-index --no-build-isolation -e . --group dev 2>/dev/null || { \
 	  echo 'installing v3audio and its development tools into $(VENV)' && \
 	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \

@@ -11,6 +11,7 @@ second block of 128); the others only hand out what was rendered. Printed are mi
 --beside  a second Python thread works 10 ms out of every 50 ms, as a status line or OSC would.
 --repeat  plays each clip so many times and counts each step's least time: what the step itself
           takes, on a machine that other programs use too.
+--numpy   without what was compiled when v3audio was installed.
 --switch  seconds after which Python lets another thread have its turn (its own default: 0.005).
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from v3audio import compiled
 from v3audio.audio_file import load_mono
 from v3audio.engine import Engine
 
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--paced", action="store_true")
     parser.add_argument("--beside", action="store_true")
     parser.add_argument("--repeat", default=1, type=int)
+    parser.add_argument("--numpy", action="store_true")
     parser.add_argument("--switch", type=float, help="sys.setswitchinterval")
     parser.add_argument("--core", type=int, help="stay on this core (Linux)")
     options = parser.parse_args()
@@ -75,6 +78,8 @@ def main() -> None:
         os.sched_setaffinity(0, {options.core})
     if options.switch:
         sys.setswitchinterval(options.switch)
+    if options.numpy:
+        compiled.library = lambda: None
     engine = Engine(options.timbre, RATE, options.block)
     engine.warm_up()
     gc.freeze()
@@ -144,7 +149,8 @@ def table(steps: np.ndarray) -> str:
     """The figures as text."""
     rest = steps[:, 0] - steps[:, 1:].sum(1)
     columns = {"step": steps[:, 0], **dict(zip(PARTS, steps[:, 1:].T, strict=True)), "rest": rest}
-    lines = [f"{len(steps)} steps on {machine()}; microseconds"]
+    how = "compiled" if compiled.library() else "numpy"
+    lines = [f"{len(steps)} steps on {machine()}, {how}; microseconds"]
     lines.append(f"{'':10}{'median':>9}{'p95':>9}{'p99':>9}{'max':>9}")
     for name, column in columns.items():
         figures = (*np.percentile(column, (50, 95, 99)), column.max())

@@ -1,6 +1,6 @@
 """Does it hold for half an hour? Real recordings, an OSC load and the TUI, on a real sound server.
 
-    python benchmarks/soak.py [FOLDER] [--minutes 30] [--json OUT.json]
+    python -m benchmarks.soak [FOLDER] [--minutes 30] [--json OUT.json]
 
 A JACK client plays the recordings of FOLDER round and round into `v3audio live --tui`, which draws
 on a terminal of its own; a control surface moves everything that can be moved, ten messages a
@@ -8,7 +8,10 @@ second, and is sent meters at 30 Hz. Beside it runs the *control*: the same sess
 threads around an engine that copies its input. What the control loses at the same time, the machine
 has lost; seconds in which only the player loses sound are its own.
 
-Printed every minute and at the end: xruns by cause, of both; resident memory; step times.
+Printed every minute: xruns of both and resident memory; at the end all figures and, a line each,
+whether what is asked of half an hour held: no second with losses of ours alone, memory that grew
+less than `MOST_GROWTH_MB` after the first minute (by then every timbre has been loaded), and a p99
+of the step below half a block. The exit code is the number of lines that did not hold.
 FOLDER as in live_latency.py.
 """
 
@@ -19,6 +22,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -32,13 +36,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jack_rig import JackServer, Musician, Samples, read_mono_at
+from benchmarks.jack_rig import JackServer, Live, Musician, Samples, free_port, read_mono_at
 from realtime.osc_wire import decode, encode
 from v3audio.engine import Readout
 from v3audio.settings import Settings
 
 OSC_HZ = 10.0
 GAP_S = 0.7
+MOST_GROWTH_MB = 5.0
 
 
 def main() -> None:
@@ -58,14 +63,35 @@ def main() -> None:
         figures = soak(server, np.concatenate(sounds), options.minutes)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    lines = verdict(figures)
+    sys.stdout.writelines(f"{'held: ' if held else 'BROKE:'} {line}\n" for held, line in lines)
+    sys.exit(sum(not held for held, _ in lines))
+
+
+def verdict(figures: dict[str, Any]) -> list[tuple[bool, str]]:
+    """Whether each of what is asked held, in words."""
+    report, rss, step = figures["report"], figures["rss_mb"], figures["report"]["step_ms"]
+    block_ms = 1000.0 * report["block"] / report["sample_rate"]
+    warm_mb = rss[min(1, len(rss) - 1)]
+    own, lossy = figures["seconds_with_loss_of_ours_alone"], figures["seconds_with_loss"]
+    return [
+        (figures["exit"] == 0, f"{figures['minutes']:g} minutes, exit code {figures['exit']}"),
+        (own == 0, f"losses: {own} s of ours alone, {lossy} s in all; xruns {figures['xruns']}, of "
+                   f"the control beside it {figures['control_xruns']}"),
+        (rss[-1] - warm_mb < MOST_GROWTH_MB,
+         f"memory: {rss[0]:.1f} MB at first, {warm_mb:.1f} after a minute, {rss[-1]:.1f} at the "
+         f"end, {rss[-1] - warm_mb:+.1f} since the first minute"),
+        (figures["step_p99_ms"] < 0.5 * block_ms,
+         f"step: p50 {step['p50']:.2f} ms, p95 {step['p95']:.2f}, p99 {figures['step_p99_ms']:.2f} "
+         f"({figures['step_p99_ms'] / block_ms:.0%} of a block), worst {step['max']:.2f}"),
+    ]  # fmt: skip
 
 
 def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
     """Run both side by side for so long."""
     port = free_port()
     command = [
-        sys.executable, "-m", "v3audio", "live", "--tui", "--json", "--osc", f"127.0.0.1:{port}",
-        "--midi", "virtual:v3soak",
+        *Live.command, "--tui", "--json", "--osc", f"127.0.0.1:{port}", "--midi", "virtual:v3soak",
     ]  # fmt: skip
     screen, terminal = pty.openpty()
     player = subprocess.Popen(
@@ -76,7 +102,7 @@ def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
     last_drawn = bytearray()
     threading.Thread(target=_drain, args=(screen, last_drawn), daemon=True).start()
     with Musician(server) as musician, Surface(port) as surface:
-        musician.connect("v3audio")
+        musician.connect(Live.client)
         musician.connect_midi("v3soak")
         control = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.soak", "--control"], env=server.environment,
@@ -101,7 +127,8 @@ def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
         lost = musician.n_lost
         player.send_signal(signal.SIGINT)
         out, _ = player.communicate(timeout=30)
-    sys.stdout.write(last_drawn.decode(errors="replace")[-2500:] + "\n")
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last_drawn.decode(errors="replace"))
+    sys.stdout.write(drawn[-2500:] + "\n")
     control.send_signal(signal.SIGINT)
     control.wait(10)
     report = json.loads(out.splitlines()[-1])
@@ -116,7 +143,8 @@ def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
         "control_xruns": sum(theirs for _, theirs in track.losses),
         "seconds_with_loss": sum(mine > 0 for mine, _ in track.losses),
         "seconds_with_loss_of_ours_alone": len(own),
-        "rss_mb": track.rss_mb[::60], "midi_messages": n_messages,
+        "step_p99_ms": float(re.findall(r"step +([\d.]+) ms \(99 %\)", drawn)[-1]),
+        "rss_mb": [*track.rss_mb[::60], track.rss_mb[-1]], "midi_messages": n_messages,
         "osc_sent": surface.n_sent, "osc_received": surface.n_received, "musician_lost": lost,
     }  # fmt: skip
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
@@ -242,7 +270,8 @@ def run_control() -> None:
     """The same session around a `Wire`; prints its xruns every second."""
     from realtime.session import LiveOptions, Session
 
-    with Session(LiveOptions(input="mic", output="speakers", osc="off"), engine=Wire()) as session:  # type: ignore[arg-type]
+    options = LiveOptions(Live.sound, Live.sound, osc="off")
+    with Session(options, engine=Wire()) as session:  # type: ignore[arg-type]
 
         def tell() -> None:
             while True:
@@ -276,13 +305,6 @@ def rss_mb(pid: int) -> float:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     return 0.0
-
-
-def free_port() -> int:
-    """A UDP port that nobody has."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
 
-_EDGES_MS = np.geomspace(1e-4, 1e5, 1801)  # 0.1 us .. 100 s in steps of 1.2 %
+_EDGES_MS = np.geomspace(1e-4, 1e5, 1801).tolist()  # 0.1 us .. 100 s in steps of 1.2 %
 
 
 class Durations:
     """Histogram of step times: percentiles within 1.2 %, maximum and sum exact."""
 
     def __init__(self) -> None:
-        self._counts = np.zeros(len(_EDGES_MS) + 1, np.int64)
+        self._counts = [0] * (len(_EDGES_MS) + 1)
         self.n = 0
         self.total_ms = 0.0
         self.max_ms = 0.0
 
     def add(self, ms: float) -> None:
         """Count one step of `ms` milliseconds."""
-        self._counts[int(np.searchsorted(_EDGES_MS, ms))] += 1
+        self._counts[bisect_left(_EDGES_MS, ms)] += 1
         self.n += 1
         self.total_ms += ms
         self.max_ms = max(self.max_ms, ms)

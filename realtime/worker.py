@@ -354,10 +354,10 @@ class EngineWorker:
 
     def _catch_up(self) -> None:
         path, rate = self._path, self._path.sample_rate
-        if path.largest != self._planned_for:
-            self.plan()
-        step = max(self._block, path.largest)
         while (n := path.now - self._position) > 0 and not self._stop:
+            if path.largest != self._planned_for:  # looked at after `now`, which it is set before
+                self.plan()
+            step = max(self._block, path.largest)
             if n > max(MAX_BACKLOG_S * rate, 2 * step):
                 self._skip(n - step)
                 continue

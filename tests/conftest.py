@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def write_sound(tmp_path: Path) -> WriteSound:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what needs something that this machine lacks."""
-    reasons = {"fluidsynth": _fluidsynth_lacks, "gpu": _gpu_lacks}
+    reasons = {"fluidsynth": _fluidsynth_lacks, "gpu": _gpu_lacks, "browser": _browser_lacks}
     for marker, lacks in reasons.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and (reason := lacks()):
@@ -89,3 +90,8 @@ def _gpu_lacks() -> str:
     import torch
 
     return "" if torch.cuda.is_available() else "no CUDA device"
+
+
+def _browser_lacks() -> str:
+    known = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return "" if any(map(shutil.which, known)) else "no Chromium: apt install chromium"

@@ -11,53 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 import torch
 from numpy.typing import NDArray
 
+from training.clips import Clip, find_clips, read_audio
 from v3audio.errors import ConfigError
 from v3audio.features import FrontEnd
 from v3audio.geometry import Geometry
 
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".aiff", ".mp3")
 GATE_BELOW_LOUD_DB = 35.0  # frames quieter than this under the clip's 95th percentile teach nothing
 TABLE_VERSION = 1  # of what is cached below
 BATCH_FRAMES = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording: what is heard, and (rendered data only) the same without the room."""
-
-    noisy: Path
-    clean: Path | None
-    notes: Path | None
-
-    @property
-    def name(self) -> str:
-        """File name without its ending."""
-        return self.noisy.stem
-
-
-def find_clips(folder: Path) -> list[Clip]:
-    """Clips of a folder made by `data melodies`, or of a plain folder of recordings."""
-    clips = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in AUDIO_SUFFIXES or path.stem.endswith(".clean"):
-            continue
-        clean, notes = path.with_suffix(".clean.flac"), path.with_suffix(".json")
-        clips.append(Clip(path, clean if clean.exists() else None,
-                          notes if notes.exists() else None))
-    if not clips:
-        raise ConfigError(f"{folder}: no recordings found; make some with "
-                          f"'v3audio data melodies -o {folder}', or name a folder of your own")
-    return clips
 
 
 def describe(folder: Path) -> str:
@@ -70,15 +40,6 @@ def describe(folder: Path) -> str:
     fonts = sorted({Path(kept["soundfont"]).name for kept in meta["kept"]})
     return (f"{len(clips)} melodies of {meta['settings']['clip_s']:g} s, seed "
             f"{meta['settings']['seed']}, rendered from {', '.join(fonts)} and synthetic voices")
-
-
-def read_clip(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """A file as mono float32 at the analysis rate."""
-    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = audio.mean(1)
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
-    return np.asarray(mono, np.float32)
 
 
 def windows_of(audio: NDArray[np.float32], g: Geometry, hop: int) -> NDArray[np.float32]:
@@ -143,8 +104,8 @@ def _compute(clips: list[Clip], g: Geometry, hop: int, ahead: int, base: Path,
     live = np.zeros(int(starts[-1]), np.bool_)
     front_end = FrontEnd(g)
     for i, clip in enumerate(clips):
-        noisy = windows_of(read_clip(clip.noisy, g.sample_rate), g, hop)
-        clean = (windows_of(read_clip(clip.clean, g.sample_rate), g, hop) if clip.clean else noisy)
+        noisy = windows_of(read_audio(clip.noisy, g.sample_rate), g, hop)
+        clean = (windows_of(read_audio(clip.clean, g.sample_rate), g, hop) if clip.clean else noisy)
         n, out = lengths[i], table[starts[i] : starts[i + 1]]
         for first in range(0, n, BATCH_FRAMES):
             rows = slice(first, min(first + BATCH_FRAMES, n))
@@ -172,10 +133,3 @@ def _compute(clips: list[Clip], g: Geometry, hop: int, ahead: int, base: Path,
 def _n_frames(clip: Clip, g: Geometry, hop: int) -> int:
     info = soundfile.info(clip.noisy)
     return int(info.frames * g.sample_rate / info.samplerate) // hop
-
-
-def iter_labelled(folder: Path) -> Iterator[tuple[Clip, dict[str, object]]]:
-    """Clips that come with notes. For naming codes and measuring, never for training."""
-    for clip in find_clips(folder):
-        if clip.notes is not None:
-            yield clip, json.loads(clip.notes.read_text())

@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from training.melodies import SAMPLE_RATE, iter_clips
+from training.clips import SAMPLE_RATE, find_clips
 from training.phrases import TICKS_PER_S, compose
 from training.rooms import coloured_noise, disturb
 from training.voices import VOICE_NOTES, sing
@@ -88,7 +88,7 @@ class Take:
 
 def melodies(folder: Path, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
     """Clips of a rendered folder: each as recorded in its room, then clean at some level."""
-    for number, clip in enumerate(iter_clips(folder)):
+    for number, clip in enumerate(find_clips(folder)):
         notes = [TrueNote(n.onset_s, n.offset_s, n.midi + n.cents / 100) for n in clip.notes()]
         noisy, clean = clip.read()
         yield noisy, notes

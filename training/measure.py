@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.dataset import iter_labelled, read_clip, windows_of
+from training.clips import find_clips, read_audio
+from training.dataset import windows_of
 from v3audio.features import FrontEnd
 from v3audio.geometry import Geometry
 from v3audio.model import V3Model
@@ -66,11 +68,11 @@ def encode_labelled(model: V3Model, folder: Path, hop: int, *, clean: bool = Fal
         "clip", "note", "true_midi", "age_s", "note_index", "level_db", "loud", "position",
         "centroid", "code", "style")}
     programs: list[str] = []
-    for index, (clip, meta) in enumerate(iter_labelled(folder)):
-        if limit is not None and index >= limit:
-            break
+    labelled = (clip for clip in find_clips(folder) if clip.labels is not None)
+    for clip in islice(labelled, limit):
+        meta = clip.info()
         path = clip.clean if clean and clip.clean else clip.noisy
-        windows = windows_of(read_clip(path, g.sample_rate), g, hop)
+        windows = windows_of(read_audio(path, g.sample_rate), g, hop)
         times = (np.arange(len(windows)) + 1) * hop / g.sample_rate - LABEL_BACK_S
         labels = _labels(meta, times)
         level = 10 * np.log10(np.square(windows[:, -320:]).mean(1) + 1e-12)

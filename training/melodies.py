@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from training.clips import SAMPLE_RATE
 from training.folders import claim, write_json
 from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import disturb
@@ -42,11 +42,8 @@ from v3audio.paths import atomic_write
 
 FloatArray = NDArray[np.float32]
 
-SAMPLE_RATE = 16000
-"""Rate of the written files, in Hz."""
 FORMAT = 1
 """Of the folder; a change in what a seed gives raises it."""
-AUDIO_SUFFIXES = (".flac", ".wav", ".aif", ".aiff", ".ogg", ".mp3")
 _MOST_CLIPS = 100_000  # file names have five digits
 _CHECK_FILE = "pitch_check.json"
 _VOICES = 8  # singers in one data set
@@ -64,89 +61,6 @@ class Summary:
     seconds: float
     programs: list[int]
     dropped: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledNote:
-    """A note as it was played.
-
-    midi + cents / 100 is the note's constant pitch; vibrato and glides are in the clip's f0.
-    audible_s: when it has faded away (offset_s, or earlier for plucked sounds).
-    """
-
-    onset_s: float
-    offset_s: float
-    midi: int
-    velocity: int
-    cents: float
-    audible_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One clip of a folder; `clean` and `labels` are None for a user's own recordings."""
-
-    noisy: Path
-    clean: Path | None
-    labels: Path | None
-
-    def read(self) -> tuple[FloatArray, FloatArray | None]:
-        """The recording and its clean render, (n_samples,) float32 mono at SAMPLE_RATE."""
-        return _read_audio(self.noisy), None if self.clean is None else _read_audio(self.clean)
-
-    def info(self) -> dict[str, Any]:
-        """All that was written down about the clip; {} without labels."""
-        if self.labels is None:
-            return {}
-        data: dict[str, Any] = json.loads(self.labels.read_text(encoding="utf-8"))
-        return data
-
-    def notes(self) -> list[LabelledNote]:
-        """Notes in time order; [] without labels."""
-        return [LabelledNote(**note) for note in self.info().get("notes", [])]
-
-    def f0_at(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """True pitch at the given times, as MIDI numbers; NaN where no note is held."""
-        return f0_at(self.info().get("f0", []), times_s)
-
-
-def f0_at(contours: list[list[list[float]]], times_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pitch at the given times from a clip's `f0` (one list of [time_s, midi] points a note)."""
-    pitch = np.full(np.shape(times_s), np.nan)
-    for contour in contours:
-        points = np.asarray(contour)
-        inside = (times_s >= points[0, 0]) & (times_s < points[-1, 0])
-        pitch[inside] = np.interp(times_s[inside], points[:, 0], points[:, 1])
-    return pitch
-
-
-def iter_clips(folder: Path) -> Iterator[Clip]:
-    """Clips of a folder that `render` made, or of a plain folder of recordings, sorted by name.
-
-    Raises: ConfigError if there is no sound in the folder.
-    """
-    found = False
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem.endswith(".clean"):
-            continue
-        found = True
-        clean, labels = path.with_suffix(".clean.flac"), path.with_suffix(".json")
-        yield Clip(path, clean if clean.is_file() else None, labels if labels.is_file() else None)
-    if not found:
-        raise ConfigError(
-            f"{folder}: no recordings; make some with 'v3audio data melodies -o {folder}', "
-            f"or name a folder with {', '.join(AUDIO_SUFFIXES)} files"
-        )
-
-
-def _read_audio(path: Path) -> FloatArray:
-    sound, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = sound.mean(axis=1)
-    if sample_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
-    return np.asarray(mono, np.float32)
 
 
 def render(

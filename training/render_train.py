@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from torch import Tensor, nn
 
 from training import checkpoint, render_data
 from training.render_data import InstrumentTable, RenderDataConfig
-from v3audio import timbres
+from v3audio import spectra, timbres
 from v3audio.bundle import Bundle, load_bundle, save_renderer
 from v3audio.config import from_table, load_toml, to_toml
 from v3audio.errors import ConfigError
 from v3audio.features import FrontEnd
 from v3audio.model import V3Model
+from v3audio.render_loss import loss_terms
 from v3audio.renderer import (
     RenderControl,
     Renderer,
@@ -36,7 +36,6 @@ from v3audio.renderer import (
     SpectrumSource,
 )
 from v3audio.renderer_net import RendererNet, frozen
-from v3audio.units import midi_to_hz
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class FrameSet:
             if not n:
                 continue
             mel = t.mel[notes].astype(np.float32)
-            floor = mel.max((1, 2)) + np.log(render_data.MEL_FLOOR)
+            floor = mel.max((1, 2)) + np.log(spectra.MEL_FLOOR)
             loud = t.level_db[notes] > t.level_db[notes].max(1, keepdims=True) - 45
             rows = {
                 "midi": np.repeat(t.midi[notes].astype(np.int64), n_frames),
@@ -160,80 +159,6 @@ class FrameSet:
         rows = (low[:, None] + pick).flatten()
         return {name: v[rows].float() if v.is_floating_point() else v[rows]
                 for name, v in self._t.items()}
-
-
-@lru_cache(maxsize=256)
-def harmonic_mel(midi: int, n_harmonics: int) -> Tensor:
-    """Mel power of each harmonic of mean square 1 at a MIDI note, (K, M)."""
-    hz = midi_to_hz(float(midi)) * np.arange(1, n_harmonics + 1)
-    n_fft, rate = render_data.MEL_N_FFT, render_data.SYNTH_RATE
-    centre = hz * n_fft / rate
-    bins = np.arange(-3, 4) + np.rint(centre).astype(int)[:, None]
-    x = bins - centre[:, None]
-    # the Hann window's own spectrum, squared: sinc(x) / (1 - x^2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lobe = np.where(np.abs(np.abs(x) - 1) < 1e-6, 0.5, np.sinc(x) / (1 - x**2)) ** 2
-    lobe /= lobe.sum(1, keepdims=True)
-    inside = (bins >= 0) & (bins <= n_fft // 2)
-    bank = render_data.mel_bank()
-    taken = bank[np.clip(bins, 0, n_fft // 2)] * (lobe * inside)[..., None]
-    return torch.from_numpy(taken.sum(1).astype(np.float32))
-
-
-@lru_cache(maxsize=4)
-def noise_mel(config: RendererConfig) -> Tensor:
-    """Mel power of each noise band of mean square 1, (N, M)."""
-    bank = render_data.mel_bank()
-    edges = config.noise_edges_hz() * render_data.MEL_N_FFT / render_data.SYNTH_RATE
-    left = np.arange(len(bank)) - 0.5
-    covered = np.clip(np.minimum(left + 1, edges[1:, None])
-                      - np.maximum(left, edges[:-1, None]), 0, None)
-    return torch.from_numpy(((covered / covered.sum(1, keepdims=True)) @ bank).astype(np.float32))
-
-
-def predicted_mel(log_rms: Tensor, midi: Tensor, n_pitches: int, config: RendererConfig) -> Tensor:
-    """Mel power of predicted frames, (R, M); rows come in `n_pitches` equal groups of one note."""
-    power = torch.exp(2 * log_rms)
-    k = config.n_harmonics
-    notes = midi.view(n_pitches, -1)[:, 0]
-    matrices = torch.stack([harmonic_mel(int(m), k) for m in notes])
-    harmonic = torch.bmm(power[:, :k].view(n_pitches, -1, k), matrices).flatten(0, 1)
-    return harmonic + power[:, k:] @ noise_mel(config)
-
-
-def loss_terms(log_rms: Tensor, batch: dict[str, Tensor], n_pitches: int, config: RendererConfig
-               ) -> dict[str, Tensor]:
-    """The parts of the loss, each a mean L1 in natural log amplitude.
-
-    Args:
-        log_rms: (R, K + N) as `RendererNet` gives it: total RMS 1.
-        batch: columns from `FrameSet.draw`.
-        n_pitches: groups in the batch.
-        config: sizes.
-    """
-    weight = batch["weight"] / batch["weight"].mean()
-    mel = predicted_mel(log_rms, batch["midi"], n_pitches, config)
-    target, floor = torch.exp(batch["mel"]), torch.exp(batch["floor"])[:, None]
-    # both at the same loudness; the floor is added rather than clamped to, so gradients pass it
-    mel = mel * (target.sum(1, keepdim=True) / mel.sum(1, keepdim=True))
-    error = 0.5 * (torch.log(mel + floor) - torch.log(target + floor)).abs().mean(1)
-    k = config.n_harmonics
-    level = batch["level_rms"]
-    harmonics = batch["harmonics"] - level
-    audible = torch.exp(0.15 * harmonics.clamp(min=-14)) * (harmonics > -14)
-    off = (log_rms[:, :k].clamp(min=-14) - harmonics.clamp(min=-14)).abs()
-    noise = (log_rms[:, k:].clamp(min=-14) - (batch["noise"] - level).clamp(min=-14)).abs()
-    return {
-        "mel": (weight * error).mean(),
-        "harmonics": (weight * (off * audible).sum(1) / audible.sum(1).clamp(min=1e-3)).mean(),
-        "noise": (weight * noise.mean(1)).mean(),
-    }
-
-
-def add_total(batch: dict[str, Tensor], config: RendererConfig) -> dict[str, Tensor]:
-    """Add `level_rms`, the log RMS that harmonics and noise of each row have together, (R, 1)."""
-    both = torch.cat([batch["harmonics"], batch["noise"]], 1)
-    return batch | {"level_rms": 0.5 * torch.logsumexp(2 * both, 1, keepdim=True)}
 
 
 class Styles:
@@ -305,10 +230,10 @@ def train(recipe: Recipe, tables: list[InstrumentTable], styles: dict[int, NDArr
     for step in range(first, o.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(o, step)
-        batch = add_total(frames.draw(o.pitches, o.frames, generator), config)
+        batch = frames.draw(o.pitches, o.frames, generator)
         style = looked_up.draw(batch["program"], recipe.style, generator)
         log_rms = net(style, batch["midi"] + batch["cents"] / 100, batch["level"], batch["age"])
-        terms = loss_terms(log_rms, batch, o.pitches, config)
+        terms = loss_terms(log_rms, batch, config)
         loss = (recipe.loss.mel * terms["mel"] + recipe.loss.harmonics * terms["harmonics"]
                 + recipe.loss.noise * terms["noise"])
         optimizer.zero_grad(set_to_none=True)
@@ -368,8 +293,8 @@ def play_like(source: RendererNet | SpectrumSource, style: NDArray[np.float32],
               ) -> NDArray[np.float32]:
     """Render a note with the measured level and pitch of `note`, (n_samples,) at 48 kHz."""
     source = frozen(source) if isinstance(source, RendererNet) else source
-    renderer = Renderer(source, render_data.SYNTH_RATE, seed)
-    n_hop = render_data.SYNTH_RATE // 200
+    renderer = Renderer(source, spectra.SYNTH_RATE, seed)
+    n_hop = spectra.SYNTH_RATE // 200
     out = []
     for i in range(round(seconds * 200)):
         age_s = (i + 1) / 200
@@ -389,7 +314,7 @@ def mel_distance(real: NDArray[np.float32], other: NDArray[np.float32]) -> float
     of `real`. Mean over bands and frames.
     """
     other = other * (real.sum() / max(float(other.sum()), 1e-20))
-    floor = float(real.max()) * render_data.MEL_FLOOR
+    floor = float(real.max()) * spectra.MEL_FLOOR
     log_real, log_other = np.log(np.maximum(real, floor)), np.log(np.maximum(other, floor))
     return float(0.5 * np.abs(log_real - log_other).mean())
 
@@ -413,7 +338,7 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
     judged = [t for t in render_data.TIMBRES if t.program in table_of and t.program in styles]
     hold_s, every = recipe.data.hold_s, recipe.data.held_out_every
     pitches = sorted({m for t in judged for m in range(t.low, t.high + 1) if m % every == 0})
-    centres = (np.arange(0.0, hold_s - 0.01, 0.01) * render_data.SYNTH_RATE).astype(np.int64)
+    centres = (np.arange(0.0, hold_s - 0.01, 0.01) * spectra.SYNTH_RATE).astype(np.int64)
     pad = render_data.NOTE_PAD
     notes: dict[tuple[int, int, int], NDArray[np.float32]] = {}
     mels: dict[tuple[int, int, int], NDArray[np.float32]] = {}
@@ -426,7 +351,7 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
                     if np.abs(sound).max() < 1e-4:
                         continue  # the soundfont has no such note
                     key = timbre.program, midi, velocity
-                    mels[key] = render_data.mel_power(sound, centres + pad)
+                    mels[key] = spectra.mel_power(sound, centres + pad)
                     if timbre.low <= midi <= timbre.high:
                         notes[key] = sound
     rows = []
@@ -439,7 +364,7 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
         style = styles[program].mean(0)
         real = mels[program, midi, velocity]
         played = play_like(net, style, frames, shift, hold_s)
-        rendered = render_data.mel_power(played, centres)
+        rendered = spectra.mel_power(played, centres)
         row: dict[str, Any] = {"program": program, "midi": midi, "velocity": velocity,
                                "l1": mel_distance(real, rendered)}
         others = {p: mels[p, midi, velocity] for p in table_of
@@ -452,7 +377,7 @@ def evaluate(net: RendererNet, styles: dict[int, NDArray[np.float32]], recipe: R
             measured = MeasuredSpectrum(net.config, frames.age_s,
                                         np.concatenate([frames.harmonics, frames.noise], 1))
             again = play_like(measured, style, frames, shift, hold_s)
-            row["bound"] = mel_distance(real, render_data.mel_power(again, centres))
+            row["bound"] = mel_distance(real, spectra.mel_power(again, centres))
         rows.append(row)
     if not rows:
         raise ConfigError("no held-out note could be played; check [data] in the recipe")
@@ -586,7 +511,8 @@ def measure_timbres(net: RendererNet, styles: dict[int, NDArray[np.float32]],
     """Measure the shipped timbres: loudness as rendered, decay and release as in the soundfont."""
     table_of = {t.program: t for t in tables}
     found = [t for t in render_data.TIMBRES if t.program in table_of]
-    loudness = {t.program: k_weighted_db(net, styles[t.program].mean(0), t.low, t.high)
+    source = frozen(net)
+    loudness = {t.program: spectra.k_weighted_db(source, styles[t.program].mean(0), t.low, t.high)
                 for t in found}
     middle = float(np.mean(list(loudness.values())))
     with render_data.StereoSynth(soundfont) as synth:
@@ -615,34 +541,3 @@ def write_timbres(folder: Path, bundle: Bundle, measures: list[TimbreMeasures],
                     "release_s": m.release_s})
         paths.append(timbres.save(timbre, folder / f"{m.name}{timbres.SUFFIX}"))
     return paths
-
-
-@torch.no_grad()
-def k_weighted_db(net: RendererNet, style: NDArray[np.float32], low: int, high: int) -> float:
-    """K-weighted level of the steady sound relative to its RMS, mean over a range of notes, dB.
-
-    Source: ITU-R BS.1770-4, the two filters of annex 1 as responses at 48 kHz.
-    """
-    midi = torch.arange(low, high + 1).float()
-    n = len(midi)
-    log_rms = net(torch.from_numpy(style)[None].expand(n, -1), midi,
-                  torch.full((n,), net.config.reference_db), torch.full((n,), 0.3))
-    power = torch.exp(2 * log_rms).numpy()
-    k = np.arange(1, net.config.n_harmonics + 1)
-    hz = 440 * 2 ** ((midi.numpy()[:, None] - 69) / 12) * k
-    edges = net.config.noise_edges_hz()
-    centres = np.broadcast_to(np.sqrt(edges[1:] * edges[:-1]), (n, net.config.n_noise))
-    hz = np.concatenate([hz, centres], 1)
-    audible = power * (hz < 20_000)
-    weighted = (audible * k_weight(np.minimum(hz, 20_000))).sum(1) / audible.sum(1)
-    return float(np.mean(10 * np.log10(weighted)))
-
-
-def k_weight(hz: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Power response of the K-weighting at frequencies up to 24 kHz."""
-    z = np.exp(-2j * np.pi * hz / 48_000)
-    shelf = ((1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2)
-             / (1 - 1.69065929318241 * z + 0.73248077421585 * z**2))
-    high_pass = (1 - z) ** 2 / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
-    out: NDArray[np.floating] = np.abs(shelf * high_pass) ** 2
-    return out

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from v3audio.audio_file import AudioWriter, audio_info, read_mono
 from v3audio.bundle import load_bundle
 from v3audio.engine import Engine, pick_device
-from v3audio.errors import AudioFileError, ConfigError, TimbreError
+from v3audio.errors import AudioFileError, ConfigError
 from v3audio.geometry import Geometry
 from v3audio.hearing import Heard
 from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
 from v3audio.paths import atomic_write
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
 from v3audio.threads import one_thread
-from v3audio.timbres import Timbre, check_name
+from v3audio.timbres import Timbre
 
 Samples = NDArray[np.float32]
 Source = Path | str | tuple[NDArray[Any], int]
@@ -45,9 +45,6 @@ CONTEXT_S = 4.0  # ...that see this much of their neighbours
 N_KEPT = 12  # most probable notes of a frame that are kept; what is rarer decides nothing
 FIRST_ROOM = 1 << 16  # frames that `_Kept` has room for at first: 11 minutes
 
-MIN_CAPTURE_S = 1.0  # of sounding, pitched frames
-SURE = 0.6  # voicing from which a frame tells of the timbre
-DECAY_FROM_DB_PER_S = 6.0  # notes that fall faster by themselves are struck or plucked ones
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +243,7 @@ def capture(
     progress: Progress | None = None,
     hearing: HearingPart | None = None,
 ) -> Timbre:
-    """A new timbre from recordings of one instrument: V3's mean style, no training.
+    """A new timbre from recordings of one instrument: `v3audio.capture.capture` without the report.
 
     Args:
         name: letters, digits, ``-`` and ``_``.
@@ -259,53 +256,19 @@ def capture(
         hearing: replaces the model's.
 
     Returns:
-        The timbre, not yet saved: mean style of the sure frames, note range of what was played, and
-        the rate at which the notes die away by themselves if they do.
+        The timbre, not yet saved: V3's mean style of the sure frames and the colour measured beside
+        it, gain, note range of what was played, and the rate at which the notes die away by
+        themselves if they do.
 
     Raises:
         TimbreError: a bad name, or less than a second of sounding notes.
         AudioFileError, BundleError, DeviceError: as `transcribe`.
     """
-    check_name(name)
-    sounds = [_open(path) for path in files]
-    bundle = load_bundle(model)
-    hearing = hearing or bundle.load_hearing(pick_device(device, _fastest()))
-    total, n_sure = np.zeros(Geometry().style_dim), 0
-    notes: list[Note] = []
-    decays: list[float] = []
-    n_all, n_done = sum(sound.n_samples for sound in sounds), 0
-    for sound in sounds:
-        kept = _Kept()
-        told = _shifted(progress, n_done, n_all)
-        n_done += sound.n_samples
-        for heard in _hear(sound, hearing, TAIL_S, told):
-            kept.add(heard)
-            voicing = 0.5 * (heard.periodicity + heard.confidence)
-            sure = (voicing >= SURE) & (heard.level_db >= TrackerConfig().file_gate_db)
-            total += heard.style[sure].sum(0, dtype=np.float64)
-            n_sure += int(sure.sum())
-        frames = kept.frames()
-        found = _decode(frames, TrackerConfig())
-        notes += found
-        decays += _decays(found, frames.level_db)
-    found_s = n_sure * FILE_HOP / ANALYSIS_RATE
-    if found_s < MIN_CAPTURE_S or not notes:
-        raise TimbreError(
-            f"'{name}': found {found_s:.1f} s of clear notes in {len(sounds)} file(s), wanted at "
-            f"least {MIN_CAPTURE_S:g} s; record one instrument alone, one note at a time"
-        )
-    pitches = [n.midi for n in notes]
-    decay = float(np.median(decays)) if decays else 0.0
-    return Timbre(
-        name=name,
-        style=(total / n_sure).astype(np.float32),
-        note_range=(min(pitches), max(pitches)),
-        model=bundle.name,
-        model_sha256=bundle.checksum,
-        decay_db_per_s=round(decay, 1) if decay >= DECAY_FROM_DB_PER_S else 0.0,
-        source=f"captured from {', '.join(Path(f).name for f in files)}",
-        licence=licence,
-    )
+    from v3audio.capture import capture as captured
+
+    return captured(
+        name, files, model, device=device, licence=licence, progress=progress, hearing=hearing
+    ).timbre
 
 
 # -- sound in ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Letters: P positions, F bins, C candidates.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.geometry import Geometry
 
 FloatArray = NDArray[np.float32]
@@ -69,21 +71,39 @@ class NoteBelief:
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
         self._layers = _load(weights)
-        self._tables = _tables()
+        self._tables = t = _tables()
+        g = Geometry()
+        self._mass = np.empty((_N_BACK, g.n_positions + 1), np.float32)  # cumulated, newest first
+        self._apart = np.empty((3, g.n_bins), np.float32)  # 1 - periodicity
+        # level, level of 5 ms, onset, pitch, attack score; newest first
+        self._past = np.empty((5, _N_PAST), np.float32)
+        self._x = np.zeros(_N_HEARD + _N_SOUNDING, np.float32)
+        self._short = np.empty(g.n_bins, np.float32)
+        sizes = [len(self._x), *(len(bias) for _, bias in self._layers)]
+        self._scores = np.empty(sizes[-1], np.float32)
+        self._describe = compiled.bind(
+            "describe", len(OFFSETS), _N_BACK, g.n_positions, self._mass, t.mass_edges,
+            g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
+            len(_SPECTRUM_AT), self._short, t.spectrum_bins, t.spectrum_inside, t.spectrum_outside,
+            len(_PAST_AT), self._past, _PAST_AT, _PAST_LESS, _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
+            self._x,
+        )  # fmt: skip
+        self._perceive = None
+        if max(sizes) <= compiled.MOST:
+            flat = np.concatenate([array.T.ravel() for layer in self._layers for array in layer])
+            self._perceive = compiled.bind(
+                "perceptron", len(self._layers), np.array(sizes, np.int32), flat,
+                self._x, self._scores,
+            )  # fmt: skip
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
-        g = Geometry()
-        self._mass = np.zeros((_N_BACK, g.n_positions + 1), np.float32)  # cumulated, newest first
-        self._apart = np.ones((3, g.n_bins), np.float32)  # 1 - periodicity
-        # level, level of 5 ms, onset, pitch, attack score; newest first
-        self._past = np.repeat(
-            np.array([[_FLOOR_DB], [_FLOOR_DB], [0.0], [0.0], [0.0]], np.float32), _N_PAST, 1
-        )
-        self._x = np.zeros(_N_HEARD + _N_SOUNDING, np.float32)
+        self._mass[:] = 0.0
+        self._apart[:] = 1.0
+        self._past[:] = [[_FLOOR_DB], [_FLOOR_DB], [0.0], [0.0], [0.0]]
         self._heard = (0.0,) * 6
-        self._short: NDArray[np.floating] = np.zeros(g.n_bins, np.float32)
+        self._short[:] = 0.0
 
     def hear(
         self,
@@ -107,14 +127,14 @@ class NoteBelief:
         level, brief, onset, periodicity, confidence = numbers
         mass, apart, past = self._mass, self._apart, self._past
         mass[1:] = mass[:-1]
-        np.cumsum(position, out=mass[0, 1:])
+        np.add.accumulate(position, out=mass[0, 1:])
         apart[1:] = apart[:-1]
         np.subtract(1.0, views[2], out=apart[0])
         past[:, 1:] = past[:, :-1]
         level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
         past[:, 0] = level, brief, onset, pitch, attack_db
         self._heard = pitch, level, tuning, periodicity, confidence, attack_db
-        self._short = views[1]
+        self._short[:] = views[1]
 
     def probabilities(self, now: Sounding) -> list[float]:
         """Probability of each class: one per offset, `NEIGHBOUR`, `REPEAT`, `NOTHING`.
@@ -124,47 +144,34 @@ class NoteBelief:
         x = self._x
         self._describe_frame(x)
         x[_N_HEARD:] = self._describe_tracker(now)
-        for weight, bias in self._layers[:-1]:
-            x = x @ weight
-            x += bias
-            np.maximum(x, 0.0, out=x)
-        weight, bias = self._layers[-1]
-        scores: list[float] = (x @ weight + bias).tolist()
+        scores: list[float] = self._weigh(x).tolist()
         top = max(scores)
         odds = [math.exp(score - top) for score in scores]
         total = sum(odds)
         return [odd / total for odd in odds]
+
+    def _weigh(self, x: FloatArray) -> FloatArray:
+        """The perceptron's scores."""
+        if self._perceive:
+            self._perceive()
+            return self._scores
+        for weight, bias in self._layers[:-1]:
+            x = x.dot(weight)
+            x += bias
+            np.maximum(x, 0.0, out=x)
+        weight, bias = self._layers[-1]
+        return np.asarray(x.dot(weight) + bias)
 
     def _describe_frame(self, x: FloatArray) -> None:
         """The features that do not depend on what sounds, into the first of `x`."""
         pitch, level, tuning, periodicity, confidence, attack_db = self._heard
         tables, past = self._tables, self._past
         at = min(max(round((pitch + tuning - tables.low) * tables.per_semitone), 0), tables.last)
-
-        # Agreement: the content near each candidate, now and in the frames before; periodicity at
-        # each: an octave below a true pitch repeats no better than it.
-        edges = self._mass.take(tables.mass_edges[at], 1)  # (frames, 2 * C)
-        near = edges[:, len(OFFSETS) :]
-        near -= edges[:, : len(OFFSETS)]
-        seen = x[:_N_SEEN]
-        n = near.size
-        seen[:n] = near.ravel()
-        seen[n:] = self._apart[::2].take(tables.period_bins[at], 1).min(2).ravel()
-        seen += _SEEN_FLOOR
-        np.log(seen, out=seen)
-        seen *= tables.seen_scale[at]
-        seen += _SEEN_OFFSET
-        spectrum = x[_N_SEEN:_N_VIEWED]
-        self._short.take(tables.spectrum_bins[at]).max(1, out=spectrum)
-        spectrum *= tables.spectrum_inside[at]
-        spectrum += tables.spectrum_outside[at]
-
-        read = past.take(_PAST_AT)
-        read -= np.array((level, pitch, 0.0), np.float32).take(_PAST_LESS)
-        read *= _PAST_SCALE
-        np.maximum(read, _PAST_LOW, out=read)
-        end = _N_VIEWED + len(read)
-        np.minimum(read, _PAST_HIGH, out=x[_N_VIEWED:end])
+        if self._describe:
+            self._describe(at, ctypes.c_double(level), ctypes.c_double(pitch))
+        else:
+            self._look_up(x, at, level, pitch)
+        end = _N_VIEWED + len(_PAST_AT)
         off, recent = pitch - round(pitch), past[3, :8].tolist()
         attacks = past[4, :12].tolist()
         steepest = max(attacks)
@@ -176,12 +183,40 @@ class NoteBelief:
             periodicity,
             2.0 * off,
             2.0 * abs(off),
-            min(max(float(past[0].max()) - level, 0.0) / 15.0, 3.0),
+            min(max(float(np.maximum.reduce(past[0])) - level, 0.0) / 15.0, 3.0),
             min(max(recent) - min(recent), 3.0),
             attack_db / 15.0,
             steepest / 15.0,
             attacks.index(steepest) / 12.0,
         )
+
+    def _look_up(self, x: FloatArray, at: int, level: float, pitch: float) -> None:
+        """What is read by the bin of the pitch, and from the frames before."""
+        tables = self._tables
+        # Agreement: the content near each candidate, now and in the frames before; periodicity at
+        # each: an octave below a true pitch repeats no better than it.
+        edges = self._mass.take(tables.mass_edges[at], 1)  # (frames, 2 * C)
+        near = edges[:, len(OFFSETS) :]
+        near -= edges[:, : len(OFFSETS)]
+        seen = x[:_N_SEEN]
+        n = near.size
+        seen[:n] = near.ravel()
+        apart = self._apart[::2].take(tables.period_bins[at], 1)
+        np.minimum.reduce(apart, 2, out=seen[n:].reshape(apart.shape[:2]))
+        seen += _SEEN_FLOOR
+        np.log(seen, out=seen)
+        seen *= tables.seen_scale[at]
+        seen += _SEEN_OFFSET
+        spectrum = x[_N_SEEN:_N_VIEWED]
+        np.maximum.reduce(self._short.take(tables.spectrum_bins[at]), 1, out=spectrum)
+        spectrum *= tables.spectrum_inside[at]
+        spectrum += tables.spectrum_outside[at]
+
+        read = self._past.take(_PAST_AT)
+        read -= np.array((level, pitch, 0.0), np.float32).take(_PAST_LESS)
+        read *= _PAST_SCALE
+        np.maximum(read, _PAST_LOW, out=read)
+        np.minimum(read, _PAST_HIGH, out=x[_N_VIEWED : _N_VIEWED + len(read)])
 
     def _describe_tracker(self, now: Sounding) -> list[float]:
         """The features that tell how the frame stands to what sounds, or sounded last."""

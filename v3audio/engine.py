@@ -27,7 +27,7 @@ from v3audio.notes import FrameNotes, NoteEvent, NoteTracker, TrackerConfig
 from v3audio.renderer import RenderControl, Renderer
 from v3audio.settings import Settings, ref_semitones
 from v3audio.streaming import ANALYSIS_RATE, HOP, WINDOW, Framer, StreamingResampler
-from v3audio.threads import one_blas_thread
+from v3audio.threads import blas_is_held, one_blas_thread
 from v3audio.timbres import Timbre
 from v3audio.tuning import Tuning, octaves_into_range, tuned
 from v3audio.units import db_to_gain, midi_to_hz
@@ -35,8 +35,10 @@ from v3audio.voice import SILENT_DB, Played, Voice, VoiceConfig
 
 Samples = NDArray[np.float32]
 
-RAMP_S = 0.002
-"""A changed gain, mix, bypass or switch arrives after this long, in a straight line."""
+RAMP_S, SWITCH_S = 0.02, 0.002
+"""A changed gain or mix arrives after the first, in a straight line, a bypass or switch after the
+second. Lines longer than a fader's steps join up: at 2 ms, a hundred steps a second were heard.
+"""
 _KNEE = 0.891  # -1 dBFS: below it the limiter does nothing
 _LOUDEST = 100.0  # +40 dBFS: what is louder is clipped before it is heard, lest its square overflow
 
@@ -189,9 +191,9 @@ class Engine:
         """Everything a player may move; set it whole (`dataclasses.replace`) at any time.
 
         Read when `process` is called next. Gains, mix, bypass and the switch act from that call's
-        first sample, in a ramp of `RAMP_S`; pitch and timbre from the next frame. A change of
-        transposition or scale is heard at once and said from the next note on. While frozen the
-        dry part still passes, so that one can play over what is held.
+        first sample, in ramps of `RAMP_S` and `SWITCH_S`; pitch and timbre from the next frame. A
+        change of transposition or scale is heard at once and said from the next note on. While
+        frozen the dry part still passes, so that one can play over what is held.
         """
         return self._settings
 
@@ -315,7 +317,8 @@ class Engine:
         self._glide = TimbreGlide(self._timbre)
         self._control = RenderControl(69.0, SILENT_DB, 0.0, self._timbre.style, voiced=False)
         self._applied = self._settings
-        self._fader = Fader(_gains(self._settings), round(RAMP_S * self.sample_rate))
+        self._gains = _gains(self._settings)  # of `_mix`, once the fader has arrived there
+        self._fader = Fader(self._gains)
         self._follow_settings()
 
     def warm_up(self) -> None:
@@ -323,7 +326,7 @@ class Engine:
         n = self._effective(8)
         rng = np.random.default_rng(0)
         self.process((0.1 * rng.standard_normal(n)).astype(np.float32))
-        sounding = replace(self._control, level_db=-20.0, voiced=True)
+        sounding = self._control._replace(level_db=-20.0, voiced=True)
         for _ in range(2):
             self._renderer.render(self._stop - self._start, sounding)
         self.reset()
@@ -348,10 +351,13 @@ class Engine:
                 f"block has shape {x.shape} and type {x.dtype}: expected (n,) float samples in "
                 "-1..1 (average the channels, divide 16-bit integers by 32768)"
             )
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
-            x = x.astype(np.float32, copy=False)
-        finite = np.isfinite(x)
-        if not finite.all():
+        if x.dtype != np.float32:
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
+                x = x.astype(np.float32)
+        low, high = np.minimum.reduce(x, initial=0.0), np.maximum.reduce(x, initial=0.0)
+        tame = bool(low >= -_LOUDEST and high <= _LOUDEST)  # and so without a single NaN
+        if not tame:
+            finite = np.isfinite(x)
             self._n_non_finite += len(x) - int(np.count_nonzero(finite))
             x = np.where(finite, x, np.float32(0.0))
         events = self._take_settings()
@@ -359,7 +365,7 @@ class Engine:
         done = 0
         while done < len(x):
             n = min(len(x) - done, self._stop - self._n_in)
-            self._mix(x[done : done + n], out[done : done + n])
+            self._mix(x[done : done + n], out[done : done + n], tame)
             self._n_in += n
             done += n
             if self._n_in == self._stop:
@@ -387,7 +393,11 @@ class Engine:
         events = []
         if self._settings is not self._applied:
             before, self._applied = self._applied, self._settings
-            self._fader.go(_gains(self._applied))
+            self._gains = _gains(self._applied)
+            now = self._applied
+            switched = (before.enabled, before.bypass) != (now.enabled, now.bypass)
+            ramp_s = SWITCH_S if switched else RAMP_S
+            self._fader.go(self._gains, round(ramp_s * self.sample_rate))
             self._follow_settings()
             if _plays(before) and not _plays(self._applied):
                 events = self.panic()
@@ -416,15 +426,18 @@ class Engine:
 
     # -- a frame -----------------------------------------------------------------------------------
 
-    def _mix(self, part: Samples, out: Samples) -> None:
+    def _mix(self, part: Samples, out: Samples, tame: bool) -> None:
         """Keep a stretch of input, (n,), for the next frame, and fill its output."""
         at, n = self._n_in - self._start, len(part)
         heard, wet = self._pending[at : at + n], self._segment[at : at + n]
-        _clip(part, _LOUDEST, heard)
         rests = self._fader.rests
-        gain_in, dry, new = self._fader.take(n)
-        heard *= gain_in
-        if rests and dry[0] == 0.0:
+        gain_in, dry, new = self._gains if rests else self._fader.take(n)
+        if tame:
+            np.multiply(part, gain_in, out=heard)
+        else:
+            _clip(part, _LOUDEST, heard)
+            heard *= gain_in
+        if rests and dry == 0.0:
             np.multiply(wet, new, out=out)
         else:
             _clip(part, 1.0, out)
@@ -434,7 +447,7 @@ class Engine:
             _limit(out, self._knee)
         elif not rests:  # on the way down from gains that lifted
             _clip(out, 1.0, out)
-        self._square += float(out @ out)
+        self._square += float(out.dot(out))
 
     def _effective(self, k: int) -> int:
         """e_k: input samples after which frame k can be heard."""
@@ -442,6 +455,8 @@ class Engine:
 
     def _advance(self) -> list[NoteEvent]:
         """Hear frame k at input sample e_k and render [e_k, e_(k+1))."""
+        if blas_is_held():  # by the thread that plays live, for as long as it does
+            return self._hear_and_render()
         with one_blas_thread():
             return self._hear_and_render()
 
@@ -474,7 +489,7 @@ class Engine:
         if played is not None:
             self._control = self._control_of(played)
         elif self._control.voiced:
-            self._control = replace(self._control, voiced=False)
+            self._control = self._control._replace(voiced=False)
         out = self._renderer.render(n, self._control)
         _limit(out, _KNEE)
         return out
@@ -495,6 +510,7 @@ class Engine:
             breath=played.breath,
             decay_db_per_s=sound.decay_at(pitch),
             release_s=0.0 if played.breath else sound.release_s,
+            formant=s.formant,
         )
 
     def _out_events(self, events: list[NoteEvent]) -> list[NoteEvent]:
@@ -568,7 +584,7 @@ def _clip(x: Samples, size: float, out: Samples) -> None:
 def _limit(x: Samples, knee: float) -> None:
     """Bend what passes the knee towards, never beyond, full scale; memoryless, so no latency."""
     size = np.abs(x)
-    if size.max(initial=0.0) > knee:
+    if np.maximum.reduce(size, initial=0.0) > knee:
         over = size > knee
         bent = knee + (1.0 - knee) * np.tanh((size[over] - knee) / (1.0 - knee))
         x[over] = np.copysign(bent, x[over])

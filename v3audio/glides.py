@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isfinite
 
 import numpy as np
@@ -22,37 +23,46 @@ class Fader:
 
     Args:
         gains: that hold from the start.
-        n_samples: length of the line, 1 or more.
     """
 
-    def __init__(self, gains: Sequence[float], n_samples: int) -> None:
-        self._now = np.array(gains, np.float32)[:, None]
-        self._line = np.linspace(0.0, 1.0, n_samples + 1, dtype=np.float32)
-        self._path = np.repeat(self._now, n_samples + 1, axis=1)
-        self._at = n_samples
+    def __init__(self, gains: Sequence[float]) -> None:
+        self._now = self._path = np.array(gains, np.float32)[:, None]
+        self._at = 0
 
     @property
     def rests(self) -> bool:
         """Whether the gains have arrived."""
-        return self._at >= len(self._line) - 1
+        return bool(self._at >= self._path.shape[1] - 1)
 
-    def go(self, gains: Sequence[float]) -> None:
-        """From here on, towards other gains; a change of something else does not begin anew."""
+    def go(self, gains: Sequence[float], n_samples: int) -> None:
+        """From here on, towards other gains; a change of something else does not begin anew.
+
+        Args:
+            gains: to arrive at.
+            n_samples: length of the line, 1 or more.
+        """
         target = np.array(gains, np.float32)[:, None]
         if np.array_equal(target, self._now):
             return
-        start = self._path[:, min(self._at, len(self._line) - 1), None]
+        start = self._path[:, min(self._at, self._path.shape[1] - 1), None]
         self._now, self._at = target, 0
-        self._path = start + self._line * (self._now - start)
+        self._path = start + _line(n_samples) * (self._now - start)
         self._path[:, -1:] = self._now
 
     def take(self, n: int) -> Samples:
         """The gains of the next `n` samples, (gains, n), or (gains, 1) where they rest."""
         if self.rests:
             return self._now
-        index = np.minimum(np.arange(self._at + 1, self._at + n + 1), len(self._line) - 1)
+        index = np.minimum(np.arange(self._at + 1, self._at + n + 1), self._path.shape[1] - 1)
         self._at += n
         return self._path[:, index]
+
+
+@lru_cache(maxsize=8)
+def _line(n_samples: int) -> Samples:
+    line = np.linspace(0.0, 1.0, n_samples + 1, dtype=np.float32)
+    line.setflags(write=False)
+    return line
 
 
 class TimbreGlide:
@@ -66,6 +76,11 @@ class TimbreGlide:
     def go(self, timbre: Timbre, n_frames: int) -> None:
         """Arrive at `timbre` after `n_frames` steps."""
         self.timbre, self._from, self._to = timbre, self._now, _numbers(timbre)
+        if len(self._from) != len(self._to):  # from or to a timbre without a colour
+            longest = max(len(self._from), len(self._to))
+            self._from, self._to = (
+                np.pad(x, (0, longest - len(x))) for x in (self._from, self._to)
+            )
         self._at, self._n = 0, n_frames
 
     def step(self) -> None:
@@ -74,11 +89,12 @@ class TimbreGlide:
             self._at += 1
             part = np.float32(self._at / self._n)
             done = self._at == self._n
-            self._now = self._to if done else self._from + part * (self._to - self._from)
+            step = part * (self._to - self._from)
+            self._now = _numbers(self.timbre) if done else self._from + step
 
     @property
     def style(self) -> Samples:
-        """(style_dim,)."""
+        """`Timbre.voice`, on the way."""
         return self._now[_N_NUMBERS:]
 
     @property
@@ -99,7 +115,7 @@ class TimbreGlide:
 
 
 def _numbers(timbre: Timbre) -> Samples:
-    """Gain, release, range, decay at its ends, and the style: (6 + style_dim,)."""
+    """Gain, release, range, decay at its ends, and `Timbre.voice`."""
     decay = timbre.decay_db_per_s
     numbers = (
         timbre.gain_db,
@@ -108,7 +124,7 @@ def _numbers(timbre: Timbre) -> Samples:
         _extra(timbre, "decay_low_db_per_s", decay),
         _extra(timbre, "decay_high_db_per_s", decay),
     )
-    return np.concatenate((np.array(numbers, np.float32), timbre.style))
+    return np.concatenate((np.array(numbers, np.float32), timbre.voice))
 
 
 def _extra(timbre: Timbre, name: str, default: float) -> float:

@@ -1,4 +1,4 @@
-"""`Hearing` for one frame at a time, in numpy alone: the same numbers, several times faster.
+"""`Hearing` for one frame at a time, without torch: the same numbers, many times faster.
 
 A live frame is so small that calling the network costs more than computing it, and that the weights
 have to come through the cache again each time. So what no player asks for (style, note
@@ -6,13 +6,17 @@ probabilities) is left out, codes wait until somebody asks, buffers are made onc
 is made small: complex kernels instead of their real expansion, only the lags that some bin asks
 for, the content kernel as a spectrum of 23 kB instead of a matrix of 3.6 MB.
 
+Each part calls `_frame.c` where it could be compiled, and is numpy below that line where not: more
+than the arithmetic it is the way to some eighty small calls that takes the time then.
+
 Letters: F bins, P positions, C views times channels, U hidden units of the partials, K codes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import mul
 
 import numpy as np
@@ -21,7 +25,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.code_map import CodeMap
+from v3audio.fft import irfft, rfft, turn
 from v3audio.geometry import (
     CONTENT_BLUR_BINS,
     GAIN_RANGE,
@@ -40,6 +46,8 @@ from v3audio.kernels import (
     ONSET_SAMPLES,
     PEAK_BINS,
     SILENCE_POWER,
+    Band,
+    LagGroup,
     lag_groups,
     onset_bands,
     spectral_bands,
@@ -77,13 +85,13 @@ class LiveHearing:
         self._midi_low, self._per_semitone = g.midi_low, g.bins_per_semitone
         self._n_bins, self._n_positions = g.n_bins, g.n_positions
         self._offset_bins = code_map.offset_semitones * g.bins_per_semitone
-        bands, self._hann = onset_bands(g.sample_rate)
-        self._bands = np.repeat(bands, 2, 0)  # the same for a real and an imaginary part
+        self._attack = _Attack(g, self._front_end.window)
         self._position = np.full(g.n_positions, 1 / g.n_positions, np.float32)
 
     def frame(self, window: FloatArray) -> FrameNotes:
         """Hear one (window_length,) window at the analysis rate: a row of `Hearing.frames`."""
-        views, energy = self._front_end(window)
+        np.copyto(self._front_end.window, window)
+        views, energy = self._front_end()
         position = self._position = self._content()
         peak = int(position.argmax())
         first, last = max(0, peak - PEAK_BINS), min(self._n_positions, peak + PEAK_BINS + 1)
@@ -99,7 +107,7 @@ class LiveHearing:
         nearest = min(max(round(where), 0), self._n_bins - 1)
         return FrameNotes(
             level_db=_level_db(energy, LEVEL_SAMPLES),
-            onset=self._onset(window),
+            onset=self._attack(),
             periodicity=max(views[2, max(0, nearest - 1) : nearest + 2].tolist()),
             pitch_midi=self._midi_low + where / self._per_semitone,
             confidence=confidence,
@@ -119,34 +127,53 @@ class LiveHearing:
         nearest = int(squares.argmin())
         return nearest, math.sqrt(max(0.0, 1.0 + float(squares[nearest])))
 
-    def _onset(self, window: FloatArray) -> float:
+
+class _Attack:
+    """Spectral flux of one window, `Hearing._onset`."""
+
+    def __init__(self, g: Geometry, window: FloatArray) -> None:
+        bands, self._hann = onset_bands(g.sample_rate)
+        self._bands = np.repeat(bands, 2, 0)  # the same for a real and an imaginary part
         stretches = window[-2 * ONSET_LAG_SAMPLES :].reshape(2, ONSET_LAG_SAMPLES)
-        parts = scipy.fft.rfft(stretches[:, -ONSET_SAMPLES:] * self._hann).view(np.float32)
-        parts *= parts
-        power = parts.dot(self._bands)
-        power += np.float32(1e-7)
-        rise = np.log(power[1] / power[0])
-        np.maximum(rise, _ZERO, out=rise)
-        return 10.0 / math.log(10) * float(np.add.reduce(rise)) / len(rise)
+        self._stretches = stretches[:, -ONSET_SAMPLES:]
+        self._sound = np.empty((2, ONSET_SAMPLES), np.float32)
+        self._spectra = np.empty((2, ONSET_SAMPLES // 2 + 1), np.complex64)
+        self._parts = self._spectra.view(np.float32)
+        of_bin = np.where(bands.any(1), bands.argmax(1), -1).astype(np.int32)
+        self._compiled = compiled.bind(
+            "attack", ONSET_SAMPLES, *self._stretches, self._hann, turn(ONSET_SAMPLES),
+            bands.shape[1], of_bin, result=ctypes.c_float,
+        )  # fmt: skip
+
+    def __call__(self) -> float:
+        """Mean rise of the bands of the window that now stands there, dB."""
+        if self._compiled:
+            return float(self._compiled())
+        np.multiply(self._stretches, self._hann, out=self._sound)
+        rfft(self._sound, self._spectra)
+        np.multiply(self._parts, self._parts, out=self._parts)
+        before, now = self._parts.dot(self._bands).tolist()
+        rises = [(b + 1e-7) / (a + 1e-7) for a, b in zip(before, now, strict=True) if b > a]
+        return 10.0 * sum(map(math.log10, rises)) / len(now)
 
 
 class _FrontEnd:
-    """`features.FrontEnd` of one window."""
+    """`features.FrontEnd` of one window, the one that stands in `window`."""
 
     def __init__(self, g: Geometry) -> None:
+        self.window = np.zeros(g.window_length, np.float32)
+        self._spectrum = np.empty(g.window_length // 2 + 1, np.complex64)
         bands = spectral_bands(g)
         n_bins = bands[0].kernel.shape[1] // 2
         assert n_bins * len(bands) == g.n_bins, "bands of one size"
         products = np.empty((len(bands), 2 * n_bins), np.complex64)
         self._bands = [
-            (band.low, band.high, np.ascontiguousarray(band.kernel.T), product)
+            (np.ascontiguousarray(band.kernel.T), self._spectrum[band.low : band.high], product)
             for band, product in zip(bands, products, strict=True)
         ]
-        self._parts = products.view(np.float32)
-        by_view = self._parts.reshape(len(bands), 2, n_bins, 2)
-        self._real, self._imag = by_view.transpose(3, 1, 0, 2)  # (2 views, bands, bins) each
-        self._power = np.empty((2, len(bands), n_bins), np.float32)
-        self._magnitude = self._power.reshape(2, -1)
+        self._products = products.reshape(len(bands), 2, n_bins).transpose(1, 0, 2)
+        self._by_band = np.empty((2, len(bands), n_bins), np.float32)
+        self._magnitude = self._by_band.reshape(2, -1)
         # Views stand between zeros: the content head looks beyond both ends.
         below, above = -min(PARTIAL_BINS), max(PARTIAL_BINS)
         self.padded = np.zeros((N_VIEWS, below + g.n_bins + above), np.float32)
@@ -154,8 +181,8 @@ class _FrontEnd:
         self._spectral, self._lag = self._views[:2], self._views[2]
         self._found = np.empty(g.n_bins, np.float32)
         groups = lag_groups(g)[::-1]  # long lags first: low bins
-        # Of each group: samples correlated, its lags' ends, the matrix that reads fractional lags
-        # off the correlation (which comes longest lag first), and where the result goes.
+        # Of each group: what is correlated with what, the matrix that reads fractional lags off
+        # the correlation (which comes longest lag first), and where the result goes.
         self._groups = []
         lags, ends, at = [], [], 0
         for group in groups:
@@ -163,7 +190,8 @@ class _FrontEnd:
             shortest = int(np.flatnonzero(group.sinc.any(1))[0])
             sinc = np.ascontiguousarray(2 * group.sinc[: shortest - 1 if shortest else None : -1].T)
             place = self._found[at : at + n_lags]
-            self._groups.append((group.window, group.window + group.reach, shortest, sinc, place))
+            past = self.window[-group.window - group.reach : g.window_length - shortest]
+            self._groups.append((past, self.window[-group.window :], sinc, place))
             lags.append(np.arange(group.reach + 1) @ group.linear.astype(np.float64))
             ends.append(np.full(n_lags, group.window))
             at += n_lags
@@ -171,47 +199,81 @@ class _FrontEnd:
         # A bin's energy: the newest `end` samples, and the `end` samples that begin `lag` earlier.
         base = np.floor(lag).astype(np.int64)
         part = lag - base
-        self._near = np.stack((end, end + base, end + base + 1, base, base + 1))
-        self._shares = np.stack((np.ones_like(part), 1 - part, part, part - 1, -part))
+        n_energies = max(int((end + base).max()) + 1, LEVEL_SAMPLES) + 1
+        near = (end, end + base, end + base + 1, base, base + 1, np.full_like(end, n_energies))
+        floor = 2 * end * SILENCE_POWER
+        self._near = np.stack(near)
+        self._shares = np.stack((np.ones_like(part), 1 - part, part, part - 1, -part, floor))
         self._gathered = np.empty_like(self._shares)
-        self._floor = 2 * end * SILENCE_POWER
-        self._energy = np.zeros(max(int(self._near.max()), LEVEL_SAMPLES) + 1)
+        self._energy = np.zeros(n_energies + 1)
+        self._energy[-1] = 1.0  # of which the floor is a share
+        self._newest_first = self.window[: -n_energies : -1]
+        self._squares = np.empty(n_energies - 1)
+        self._compiled = self._bind(bands, groups) if _fits(g) else None
 
-    def __call__(self, window: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Hear a window.
+    def _bind(self, bands: list[Band], groups: list[LagGroup]) -> Callable[[], None] | None:
+        """All of `__call__` in one piece."""
+        rows, kernels = [], []
+        for view in range(2):
+            for band in bands:
+                n_bins = band.kernel.shape[1] // 2
+                n = band.high - band.low
+                padded = np.zeros((n_bins, n + -n % compiled.PAD), np.complex64)
+                padded[:, :n] = band.kernel[:, view * n_bins : (view + 1) * n_bins].T
+                rows += [(band.low, padded.shape[1])] * n_bins
+                kernels.append(padded.ravel())
+        kernel = np.concatenate(kernels)
+        heads, lags, weights = [], [], []
+        for group in groups:
+            used = group.sinc != 0
+            shortest = int(np.flatnonzero(used.any(1))[0])
+            heads.append((group.window, shortest, group.reach + 1, used.shape[1]))
+            for bin_uses, column in zip(used.T, group.sinc.T, strict=True):
+                first, last = np.flatnonzero(bin_uses)[[0, -1]]
+                lags.append((first, last + 1 - first))
+                weights.append(column[first : last + 1])
+        return compiled.bind(
+            "front_end", len(self.window), self.window, turn(len(self.window)),
+            len(self._found), np.array(rows, np.int32),
+            np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag),
+            len(heads), np.array(heads, np.int32), np.array(lags, np.int32),
+            np.concatenate(weights), len(self._energy), self._energy,
+            len(self._near), self._near, self._shares, self.padded.shape[1], self._views[0],
+        )  # fmt: skip
+
+    def __call__(self) -> tuple[FloatArray, NDArray[np.float64]]:
+        """Hear the window.
 
         Returns:
-            Views (3, F) as in `features.Views`, standing in `padded`, and the energy (n + 1,) of
-            the newest 0..n samples; the same arrays each time.
+            Views (3, F) as in `features.Views`, standing in `padded`, and the energy of the newest
+            0..n samples, (n + 1,) and more; the same arrays each time.
         """
-        spectrum = scipy.fft.rfft(window)
-        for low, high, kernel, product in self._bands:
-            kernel.dot(spectrum[low:high], product)
-        magnitude, parts = self._magnitude, self._parts
-        np.multiply(parts, parts, out=parts)
-        np.add(self._real, self._imag, out=self._power)
-        np.sqrt(magnitude, out=magnitude)
+        if self._compiled:
+            self._compiled()
+            return self._views, self._energy
+        rfft(self.window, self._spectrum)
+        for kernel, spectrum, product in self._bands:
+            kernel.dot(spectrum, product)
+        np.abs(self._products, out=self._by_band)
+        magnitude = self._magnitude
         peak = np.maximum.reduce(magnitude, axis=1, keepdims=True, initial=_LEAST_PEAK)
         magnitude *= _HUNDRED / peak
         magnitude += _ONE
         np.log(magnitude, out=magnitude)
         np.multiply(magnitude, _UNIT, out=self._spectral)
-        self._periodicity(window)
+        self._periodicity()
         return self._views, self._energy
 
-    def _periodicity(self, x: FloatArray) -> None:
-        for n, past, shortest, sinc, found in self._groups:
+    def _periodicity(self) -> None:
+        for past, now, sinc, found in self._groups:
             # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
-            products = np.correlate(x[-past : len(x) - shortest], x[-n:])
-            sinc.dot(products, found)
-        energy = self._energy
-        newest_first = x[: -len(energy) : -1].astype(np.float64)
-        np.multiply(newest_first, newest_first, out=newest_first)
-        np.add.accumulate(newest_first, out=energy[1:])
+            sinc.dot(np.correlate(past, now), found)
+        newest_first, energy = self._newest_first, self._energy
+        np.multiply(newest_first, newest_first, out=self._squares, dtype=np.float64)
+        np.add.accumulate(self._squares, out=energy[1:-1])
         gathered = energy.take(self._near, out=self._gathered, mode="clip")
         gathered *= self._shares
         both = np.add.reduce(gathered)
-        both += self._floor
         share = self._lag
         np.divide(self._found, both, out=share, casting="same_kind")
         np.maximum(share, _ZERO, out=share)
@@ -233,44 +295,72 @@ class _ContentHead:
         self._taps = np.stack(taps)  # (views, channels, taps + 1)
         n_taps = self._taps.shape[2] - 1
         self._shifted = np.ones((N_VIEWS, n_taps + 1, g.n_bins), np.float32)
+        self._columns = self._shifted[:, :-1]
         first_tap = -min(PARTIAL_BINS) - n_taps // 2
         windows = sliding_window_view(padded, g.n_bins, axis=1)
         self._windows = windows[:, first_tap : first_tap + n_taps]
 
         # Correlation with the content kernel by FFT: 12 short ones are quicker than the product.
         n_fft = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
-        self._n_fft = scipy.fft.next_fast_len(n_fft, real=True)
+        n_fft = scipy.fft.next_fast_len(n_fft, real=True)
         kernel = weights["content_head.kernel"].astype(np.float64)  # (C, taps)
-        laid = np.zeros((n_channels, self._n_fft))
+        laid = np.zeros((n_channels, n_fft))
         laid[:, np.arange(-KERNEL_BELOW, KERNEL_ABOVE + 1)] = kernel
         spectra = scipy.fft.rfft(laid).conj()
         self._kernel = spectra.astype(np.complex64)
-        self._padded = np.zeros((n_channels, self._n_fft), np.float32)
-        by_view = self._padded.reshape(N_VIEWS, channels, self._n_fft)
-        self._seen = by_view[:, :, : g.n_bins]
-        # each channel's mean is taken off within the axis: what a channel of ones would score
-        ones = scipy.fft.rfft(np.ones(g.n_bins), self._n_fft)
-        flat = scipy.fft.irfft(spectra * ones, self._n_fft)[:, : g.n_positions]
-        self._flat = (flat / g.n_bins).astype(np.float32)
+        self._padded = np.zeros((n_channels, n_fft), np.float32)
+        self._seen = self._padded.reshape(N_VIEWS, channels, n_fft)[:, :, : g.n_bins]
+        self._spectra, self._products = np.empty((2, *spectra.shape), np.complex64)
+        self._total = self._spectra[:, 0].real  # of each channel
+        self._sum = np.empty(spectra.shape[1], np.complex64)
+        self._correlation = np.empty(n_fft, np.float32)
+        self._score = self._correlation[: g.n_positions]
 
+        # What one product adds to the score: the partials, and what each channel's mean takes off,
+        # within the axis: as much as a channel of ones would score.
+        partials = _Partials(weights, config, padded) if config.partial_hidden else None
+        n_rows = len(partials.weigh) if partials else 0
+        self._rows = np.empty((n_rows + n_channels, g.n_positions), np.float32)
+        self._weigh = np.zeros(n_rows + n_channels, np.float32)
+        self._means = self._weigh[n_rows:]
+        ones = scipy.fft.rfft(np.ones(g.n_bins), n_fft)
+        flat = scipy.fft.irfft(spectra * ones, n_fft)[:, : g.n_positions]
+        self._rows[n_rows:] = flat / g.n_bins
+        self._partials = partials
+        if partials:
+            self._weigh[:n_rows] = partials.weigh
+            partials.fill(self._rows[:n_rows])
         gain = math.exp(5 * float(weights["content_head.log_gain"]))
         self._gain = min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1])
-        self._partials = _Partials(weights, config, padded) if config.partial_hidden else None
+        self._compiled = None
+        if _fits(g):
+            entry = partials.entry if partials else np.empty((0, 1), np.float32)
+            places = np.array(PARTIAL_BINS, np.int32) - min(PARTIAL_BINS)
+            self._compiled = compiled.bind(
+                "content", *padded.shape, -min(PARTIAL_BINS), g.n_bins, padded,
+                channels, n_taps, first_tap, self._taps,
+                KERNEL_BELOW, kernel.shape[1], kernel.astype(np.float32),
+                len(entry), len(places), places, entry,
+                n_rows // max(len(entry), 1) - 1, self._weigh[:n_rows].copy(),
+                self._gain, g.n_positions, self._score,
+            )  # fmt: skip
 
     def __call__(self) -> FloatArray:
         """Position probabilities (P,) of the views that now stand in `padded`."""
-        np.copyto(self._shifted[:, :-1], self._windows)
+        if self._compiled:
+            self._compiled()
+            return self._score
+        np.copyto(self._columns, self._windows)
         np.matmul(self._taps, self._shifted, out=self._seen)
         np.maximum(self._padded, _ZERO, out=self._padded)
-        spectra = scipy.fft.rfft(self._padded)
-        total = spectra[:, 0].real.copy()  # of each channel
-        spectra *= self._kernel
-        score: FloatArray = scipy.fft.irfft(np.add.reduce(spectra), self._n_fft)[
-            : self._flat.shape[1]
-        ]
-        score -= total.dot(self._flat)
-        if self._partials is not None:
-            score += self._partials()
+        rfft(self._padded, self._spectra)
+        np.multiply(self._spectra, self._kernel, out=self._products)
+        irfft(np.add.reduce(self._products, out=self._sum), self._correlation)
+        np.negative(self._total, out=self._means)
+        if self._partials:
+            self._partials()
+        score = self._score
+        score += self._weigh.dot(self._rows)
         n, mass, square = len(score), float(np.add.reduce(score)), float(score.dot(score))
         deviation = math.sqrt(max(0.0, square - mass * mass / n) / (n - 1))
         score *= np.float32(self._gain / (deviation + 1e-5))
@@ -300,40 +390,52 @@ class _Partials:
         # The product gives y = sqrt(2) x / limit, so that y^2 - 1 lies in -1..1, where powers are
         # tame: those of a small x^2 would leave float32's range and be slow.
         scale = math.sqrt(2) / limit
-        self._entry = scale * np.concatenate((entry, bias[:, None]), 1)
+        self.entry = (scale * np.concatenate((entry, bias[:, None]), 1)).astype(np.float32)
         coefficients = _even_half_of_gelu(limit)
         weigh = np.concatenate((0.5 / scale * last, np.outer(coefficients, last).ravel()))
-        self._weigh = weigh.astype(np.float32)
-        self._powers = np.empty((1 + len(coefficients), len(entry), g.n_positions), np.float32)
-        self._flat = self._powers.reshape(len(self._weigh), -1)
+        self.weigh = weigh.astype(np.float32)
         below = -min(PARTIAL_BINS)
         at = slice(below, below + g.n_bins)
         self._here = padded[:, at]
         self._lower = padded[:, at.start - 1 : at.stop - 1]
         self._upper = padded[:, at.start + 1 : at.stop + 1]
-        near = np.zeros_like(padded)
-        self._near = near[:, at]
-        self._columns = np.ones((self._entry.shape[1], g.n_positions), np.float32)
-        self._at = self._columns[:-1].reshape(N_VIEWS, len(PARTIAL_BINS), g.n_positions)
+        near = np.ones((N_VIEWS + 1, padded.shape[1]), np.float32)  # the last row for the bias
+        near[:N_VIEWS] = 0.0
+        self._near = near[:N_VIEWS, at]
         self._windows = sliding_window_view(near, g.n_positions, axis=1)
-        self._places = np.array(PARTIAL_BINS) + below
+        n_partials = len(PARTIAL_BINS)
+        places = np.append(np.tile(np.array(PARTIAL_BINS) + below, N_VIEWS), 0)
+        self._which = np.append(np.repeat(np.arange(N_VIEWS), n_partials), N_VIEWS), places
 
-    def __call__(self) -> FloatArray:
-        """Score (P,) of the views that now stand in `padded`."""
-        near, powers = self._near, self._powers
+    def fill(self, rows: FloatArray) -> None:
+        """Let calls fill `rows`, (len(weigh), P), whose sum weighed by `weigh` is the score."""
+        first = rows[: len(self.entry)]
+        powers = rows[len(first) :].reshape(-1, *first.shape)
+        self._first, self._square = first, powers[0]
+        # v, v^2, v^3 ... from those before: which are multiplied by which, and where they go
+        self._products, n = [], 1
+        while n < len(powers):
+            more = min(n, len(powers) - n)
+            self._products.append((powers[:more], powers[n - 1], powers[n : n + more]))
+            n += more
+
+    def __call__(self) -> None:
+        """Take the views that now stand in `padded`."""
+        near, first, square = self._near, self._first, self._square
         np.maximum(self._here, self._lower, out=near)
         np.maximum(near, self._upper, out=near)
-        self._at[:] = self._windows[:, self._places]
-        self._entry.dot(self._columns, powers[0])
-        np.multiply(powers[0], powers[0], out=powers[1])
-        powers[1] -= _ONE
-        n = 1  # powers 1..n are there
-        while n < len(powers) - 1:
-            more = min(n, len(powers) - 1 - n)
-            np.multiply(powers[1 : 1 + more], powers[n], out=powers[n + 1 : n + 1 + more])
-            n += more
-        score: FloatArray = self._weigh.dot(self._flat)
-        return score
+        self.entry.dot(self._windows[self._which], first)
+        np.multiply(first, first, out=square)
+        np.subtract(square, _ONE, out=square)
+        for low, high, place in self._products:
+            np.multiply(low, high, out=place)
+
+
+def _fits(g: Geometry) -> bool:
+    """Whether the compiled arithmetic has room for such a network."""
+    reach = max(PARTIAL_BINS) - min(PARTIAL_BINS) + g.n_bins + KERNEL_BELOW + KERNEL_ABOVE
+    most = max(g.window_length, N_VIEWS * reach)
+    return most <= compiled.MOST and g.window_length.bit_count() == 1
 
 
 def _level_db(energy: NDArray[np.float64], n_samples: int) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -177,35 +177,6 @@ def write_midi(
                 writer.on(time_s, note.midi, note.velocity, note.cents)
             else:
                 writer.off(time_s, note.midi)
-        writer.sync()
-
-
-def write_event_midi(
-    path: Path | str,
-    events: Iterable[NoteEvent],
-    sample_rate: int,
-    tempo_bpm: float = DEFAULT_TEMPO_BPM,
-    mpe: bool = False,
-    name: str = "v3audio live",
-) -> None:
-    """Write what a live engine emitted, at the moments it emitted it.
-
-    Args:
-        path: Target ``.mid`` file, replaced only when complete.
-        events: In order of emission; a note left sounding ends with the last event.
-        sample_rate: In Hz, of the events' `sample`.
-        tempo_bpm: Quarter notes a minute, 10 to 1000.
-        mpe: Give each note its own channel (lower zone).
-        name: Track name.
-
-    Raises:
-        AudioFileError: The system refuses to write there.
-        ConfigError: The tempo is out of range.
-    """
-    with atomic_write(path, AudioFileError) as temporary, temporary.open("wb", 0) as file:
-        writer = MidiWriter(file, name, NoteEncoder("mpe" if mpe else "bend"), tempo_bpm)
-        for event in events:
-            writer.event(event, event.sample / sample_rate)
         writer.sync()
 
 

@@ -7,7 +7,7 @@ each MIDI note. `NoteTracker` sees one frame at a time and must commit within te
 where its pitch became certain.
 
 Live, what to believe is learned (`v3audio.belief`); when to act on it is ruled here. A hearing that
-gives the five numbers alone (a GPU's) is followed by simpler rules, which wait longer.
+gives the five numbers alone is followed by simpler rules, which wait longer.
 
 Velocity (both): `velocity_from_level`, a fixed monotone map of the attack's level in dBFS.
 """

@@ -12,21 +12,25 @@ r * sqrt(2).
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.errors import ConfigError
+from v3audio.fft import irfft, turn
 from v3audio.units import db_to_gain, midi_to_hz
 
 FloatArray = NDArray[np.float32]
+Layer = tuple[FloatArray, FloatArray]  # weight (n_out, n_in), bias (n_out,)
 
 TOP_HZ = 19_800.0
 """Harmonics end here at every rate, so that 44.1 kHz (0.45 * rate) and 96 kHz sound the same."""
@@ -95,6 +99,8 @@ AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
 LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB = -56.0, -4.0
 PITCH_CYCLES = (24.0, 12.0, 6.0)
 """Periods, in semitones, of the pitch features."""
+COLOUR_LOW, COLOUR_STEP, COLOUR_ROWS = 24.0, 2.0, 43
+"""The pitches, in MIDI numbers, at which a timbre's colour stands: 24, 26, ... 108."""
 N_CONTROLS = 1 + 2 * len(PITCH_CYCLES) + 1 + 1 + len(AGE_TAUS_S)
 """Network inputs beside the style vector."""
 
@@ -111,7 +117,9 @@ class SpectrumSource(Protocol):
 
 
 class FrozenNet:
-    """`v3audio.renderer_net.RendererNet` in numpy, for one frame at a time.
+    """`v3audio.renderer_net.RendererNet` for one frame at a time, without torch.
+
+    Not for two threads at once.
 
     Args:
         weights: of the network, by their names in it.
@@ -120,26 +128,46 @@ class FrozenNet:
 
     def __init__(self, weights: Mapping[str, FloatArray], config: RendererConfig) -> None:
         def array(name: str) -> FloatArray:
-            return np.ascontiguousarray(weights[name], dtype=np.float32)
+            return np.array(weights[name], np.float32, order="C")
 
-        def linear(name: str) -> tuple[FloatArray, FloatArray]:
-            return array(f"{name}.weight"), array(f"{name}.bias")
+        def linear(name: str) -> Layer:
+            # between entry and exit all is carried with its sign changed: see `_minus_silu`
+            return array(f"{name}.weight"), -array(f"{name}.bias")
 
         self.config = config
-        self._mean, self._scale = array("style_mean"), 1 / array("style_std")
-        self._entry, self._exit = linear("entry"), linear("exit")
+        # the style is standardised by the first layer
+        entry, bias = linear("entry")
+        entry[:, : config.n_style] /= array("style_std")
+        bias += entry[:, : config.n_style] @ array("style_mean")
+        self._entry: Layer = -entry, bias
+        self._exit: Layer = -array("exit.weight"), array("exit.bias")
         self._blocks = [
             (linear(f"blocks.{i}.inner"), linear(f"blocks.{i}.outer"))
             for i in range(config.n_blocks)
         ]
         self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
+        n_in = config.n_style + N_CONTROLS
+        self._x = np.zeros(n_in + -n_in % compiled.PAD, np.float32)
+        self._out = np.empty(config.n_harmonics + config.n_noise, np.float32)
+        padded = np.zeros((config.hidden, len(self._x)), np.float32)
+        padded[:, :n_in] = self._entry[0]
+        layers = [(padded, self._entry[1]), *itertools.chain(*self._blocks), self._exit]
+        flat = np.concatenate([array.ravel() for layer in layers for array in layer])
+        self._compiled = None
+        if max(config.hidden, len(self._x)) <= compiled.MOST:
+            self._compiled = compiled.bind(
+                "net", len(self._x), config.hidden, config.n_blocks, len(self._out),
+                flat, self._x, self._out,
+            )  # fmt: skip
+        self._x = self._x[:n_in]
 
     def __call__(
         self, style: FloatArray, pitch_midi: float, level_db: float, age_s: float
     ) -> FloatArray:
         """RMS of each harmonic and noise band in a frame of total RMS 1.
 
-        Args: style: (n_style,); the others as in `RendererNet.forward`, scalars.
+        Args: style: (n_style,), or longer, a timbre's colour following (see `colour_at`); the
+            others as in `RendererNet.forward`, scalars.
 
         Returns: (n_harmonics + n_noise,) linear; harmonics above `TOP_HZ` are 0.
         """
@@ -152,13 +180,12 @@ class FrozenNet:
         age_s = min(max(age_s, 0.0), 2.0)
         controls += (level_db - self.config.reference_db) / 12.0, age_s - 1.0
         controls += [2 * math.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]
-        x = np.empty(n_style + N_CONTROLS, np.float32)
+        x = self._x
+        x[:n_style] = style[:n_style]
         x[n_style:] = controls
-        np.multiply(style - self._mean, self._scale, out=x[:n_style])
-        h = _silu(_affine(self._entry, x))
-        for inner, outer in self._blocks:
-            h += _affine(outer, _silu(_affine(inner, h)))
-        rms = _affine(self._exit, _silu(h))
+        rms = self._layers(x)
+        if len(style) > n_style:
+            rms += colour_at(style[n_style:], pitch_midi)
         np.exp(rms, out=rms)
         hz = float(midi_to_hz(pitch_midi))
         if hz * n_harmonics > TOP_HZ - TAPER_HZ:
@@ -166,8 +193,37 @@ class FrozenNet:
         rms *= np.float32(1.0 / math.sqrt(rms.dot(rms)))
         return rms
 
+    def _layers(self, x: FloatArray) -> FloatArray:
+        """Log amplitudes of the network's inputs."""
+        if self._compiled:
+            self._compiled()
+            return self._out.copy()
+        h = _minus_silu(_affine(self._entry, x))
+        for inner, outer in self._blocks:
+            h += _affine(outer, _minus_silu(_affine(inner, h)))
+        return _affine(self._exit, _minus_silu(h))
 
-def _affine(layer: tuple[FloatArray, FloatArray], x: FloatArray) -> FloatArray:
+
+def colour_at(colour: FloatArray, pitch_midi: float) -> FloatArray:
+    """A timbre's colour between the pitches at which it stands, and at the last one beyond.
+
+    Args:
+        colour: (`COLOUR_ROWS` * n,), row after row.
+        pitch_midi: MIDI pitch, fractions allowed.
+
+    Returns:
+        (n,) natural log gains.
+    """
+    rows = colour.reshape(COLOUR_ROWS, -1)
+    place = min(max((pitch_midi - COLOUR_LOW) / COLOUR_STEP, 0.0), COLOUR_ROWS - 1.001)
+    at = int(place)
+    out: FloatArray = rows[at + 1] - rows[at]
+    out *= np.float32(place - at)
+    out += rows[at]
+    return out
+
+
+def _affine(layer: Layer, x: FloatArray) -> FloatArray:
     y: FloatArray = layer[0].dot(x)
     y += layer[1]
     return y
@@ -182,36 +238,39 @@ def _taper(top_hz: float, hz: float, k: FloatArray) -> FloatArray:
     return gain
 
 
-def _silu(x: FloatArray) -> FloatArray:
-    out: FloatArray = np.exp(-x)
+def _minus_silu(z: FloatArray) -> FloatArray:
+    """-silu(-z): one step less than silu(x) = x / (1 + exp(-x))."""
+    out: FloatArray = np.exp(z)
     out += 1
-    return np.divide(x, out, out=out)
+    return np.divide(z, out, out=out)
 
 
-@dataclass(frozen=True, slots=True)
-class RenderControl:
+class RenderControl(NamedTuple):
     """What one segment should have arrived at when it ends.
 
     Attributes:
         pitch_midi: MIDI pitch, fractions allowed.
         level_db: RMS in dBFS of the sound asked for.
         age_s: Seconds since the note's onset; a value that falls says a new note began.
-        style: (n_style,) float32.
+        style: (n_style,) float32, or longer: `Timbre.voice`.
         voiced: False fades out (keeping the last pitch and spectrum).
         breath: the noise bands alone, as loud against `level_db` as the timbre's own noise is, but
             within `BREATH_DB`: an attack whose pitch is not known yet.
         decay_db_per_s: How fast a struck or plucked timbre dies by itself; 0 sustains.
         release_s: Time the timbre takes to fade by 60 dB once the note is let go; at least 10 ms.
+        formant: Semitones by which the harmonics' envelope moves along frequency: the harmonics of
+            the note so much lower, at this note's pitch. Noise bands stay where they are.
     """
 
     pitch_midi: float
     level_db: float
     age_s: float
-    style: FloatArray = field(repr=False)
+    style: FloatArray
     voiced: bool = True
     breath: bool = False
     decay_db_per_s: float = 0.0
     release_s: float = 0.0
+    formant: float = 0.0
 
 
 class Renderer:
@@ -240,22 +299,37 @@ class Renderer:
         self._n_harmonics = config.n_harmonics
         self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
         self._top_hz = min(TOP_HZ, 0.45 * sample_rate)
+        self._per_hz = _TABLE_SIZE / sample_rate
         self._noise = _noise_bank(config, sample_rate, seed)
         rng = np.random.default_rng([seed, 1])
         phases = rng.uniform(0, 2 * np.pi, config.n_harmonics)
         # irfft halves each bin and divides by the table size; sqrt(2) makes peak of RMS
         self._phasors = (np.exp(1j * phases) * (_TABLE_SIZE / np.sqrt(2))).astype(np.complex64)
         self._ramp_samples = max(1, round(0.0025 * sample_rate))
-        self._mute = np.zeros(_TABLE_SIZE, np.float32)
+        self._rms = np.empty(config.n_harmonics, np.float32)
         self._spectrum = np.zeros(_TABLE_SIZE // 2 + 1, np.complex64)
+        self._harmonics = self._spectrum[1 : config.n_harmonics + 1]
+        # Two sounds, what plays and what it turns into, by turns: wavetables, the first sample once
+        # more at the end, and gains of the noise bands.
+        self._tables = np.zeros((2, _TABLE_SIZE + 1), np.float32)
+        self._gains = np.zeros((2, config.n_noise), np.float32)
+        self._make = [
+            compiled.bind(
+                "make_table", _TABLE_SIZE, config.n_harmonics, self._rms, self._phasors,
+                turn(_TABLE_SIZE), table,
+            )
+            for table in self._tables
+        ]  # fmt: skip
+        self._make_room(sample_rate // 100)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything played: silence, phase 0, the noise from its start."""
-        self._phase = 0.0  # cycles of the fundamental, float64, in [0, 1)
+        self._phase = 0.0  # place in the table, float64, in [0, size)
         self._hz = 0.0  # of the tone; 0 where there is none
-        self._table = self._mute
-        self._gains = np.zeros(self._noise.shape[1], np.float32)
+        self._now = 0  # which of the two plays
+        self._tables[:] = 0.0
+        self._gains[:] = 0.0
         self._noise_at = 0
         self._silent = True
         self._fade_from = 0.0  # seconds into the release; 0 while the note is held
@@ -276,50 +350,81 @@ class Renderer:
             return np.zeros(0, np.float32)
         if not control.voiced or not math.isfinite(control.pitch_midi):
             return self._release(n_samples, control.release_s)
+        now, new = self._now, 1 - self._now
         if control.breath:
-            table, gains, hz = self._mute, self._breath(control), self._hz
+            hz = self._hz
+            self._tables[new] = 0.0
+            self._gains[new] = self._breath(control)
             self._last_age_s = np.inf  # what follows is a new note
         else:
             if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
                 self._peak_db = -np.inf
             self._last_age_s = control.age_s
             level_db = self._decayed(control)
-            rms = self._net(control.style, control.pitch_midi, level_db, control.age_s)
+            body = control.pitch_midi - control.formant
+            rms = self._net(control.style, body, level_db, control.age_s)
             rms *= np.float32(db_to_gain(level_db))
             hz = float(midi_to_hz(control.pitch_midi))
-            table = self._make_table(rms[: self._n_harmonics], hz)
-            gains = rms[self._n_harmonics :]
+            if control.formant > 0.0:  # harmonics that the lower note still had
+                rms[: self._n_harmonics] *= _taper(self._top_hz, hz, self._k)
+            self._make_table(rms[: self._n_harmonics], hz, new)
+            self._gains[new] = rms[self._n_harmonics :]
         self._fade_from = 0.0
 
-        steps, ramp = _steps(n_samples, max(n_samples, self._ramp_samples))
         old_hz = self._hz or hz
+        slope_now, slope = old_hz * self._per_hz, hz * self._per_hz
+        bend = 0.0
         if hz == old_hz or abs(math.log2(hz / old_hz)) * 12 <= _LEAP_SEMITONES:
             # f ramps linearly from old_hz to hz, so phase is its running sum, a parabola
-            bend = 0.5 * (hz - old_hz) / (n_samples * self.sample_rate)
-            phase = steps * bend
-            phase += old_hz / self.sample_rate + bend
-            phase *= steps
-            phase += self._phase
-            place = _split(phase)
-            out, new = _read(self._table, *place), _read(table, *place)
-        else:
-            phase = self._phase + steps * (hz / self.sample_rate)
-            before = self._phase + steps * (old_hz / self.sample_rate)
-            out, new = _read(self._table, *_split(before)), _read(table, *_split(phase))
-        noise = self._next_noise(n_samples)
-        out += noise.dot(self._gains)
-        new += noise.dot(gains)
-        new -= out
-        new *= ramp
-        out += new
+            bend = 0.5 * (slope - slope_now) / n_samples
+            slope = slope_now = slope_now + bend
+        n_ramp = max(n_samples, self._ramp_samples)
+        out = self._turned(n_samples, n_ramp, slope_now, slope, bend)
+        if n_ramp > n_samples:  # stop on the way, the next segment goes on from there
+            end = np.float32(n_samples / n_ramp)
+            for both in self._tables, self._gains:
+                both[new] = both[now] + end * (both[new] - both[now])
+        self._phase = (self._phase + n_samples * (slope + n_samples * bend)) % _TABLE_SIZE
+        self._now, self._silent = new, False
+        self._hz = 0.0 if control.breath and n_ramp == n_samples else hz
+        return out
 
-        end = ramp[-1]
-        if end < 1:  # a very short segment: stop on the way, the next one goes on from there
-            table = self._table + end * (table - self._table)
-            gains = self._gains + end * (gains - self._gains)
-        self._table, self._gains = table, gains
-        self._phase, self._silent = float(phase[-1] % 1.0), False
-        self._hz = 0.0 if control.breath and end >= 1 else hz
+    def _turned(
+        self, n_samples: int, n_ramp: int, slope_now: float, slope: float, bend: float
+    ) -> FloatArray:
+        """What plays, turning into the other sound within `n_ramp` samples.
+
+        Args:
+            n_samples: to play.
+            n_ramp: that many or more.
+            slope_now: sample s is read at phase + s (slope + s bend) of its table.
+            slope: the same for the other sound.
+            bend: the same for both.
+        """
+        now = self._now
+        if n_samples > len(self._out):
+            self._make_room(n_samples)
+        if self._play:
+            numbers = self._phase, slope_now, slope, bend, 1.0 / n_ramp
+            self._play(n_samples, now, self._noise_at, *map(ctypes.c_double, numbers))
+            self._noise_at = (self._noise_at + n_samples) % len(self._noise)
+            played: FloatArray = self._out[:n_samples].copy()
+            return played
+        steps, ramp = _steps(n_samples, n_ramp)
+        curve = steps * bend
+        place = (curve + slope_now) * steps + self._phase
+        if slope == slope_now:
+            sound = _read(self._tables, place)
+        else:
+            sound = np.empty((2, n_samples), np.float32)
+            sound[now] = _read(self._tables[now], place)
+            sound[1 - now] = _read(self._tables[1 - now], (curve + slope) * steps + self._phase)
+        sound += self._gains.dot(self._next_noise(n_samples))
+        out: FloatArray = sound[now]
+        turned = sound[1 - now]
+        turned -= out
+        turned *= ramp
+        out += turned
         return out
 
     def _breath(self, control: RenderControl) -> FloatArray:
@@ -351,37 +456,49 @@ class Renderer:
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             return np.zeros(n_samples, np.float32)
         steps, _ = _steps(n_samples, n_samples)
-        phase = self._phase + steps * (self._hz / self.sample_rate)
-        out = _read(self._table, *_split(phase))
-        out += self._next_noise(n_samples).dot(self._gains)
+        phase = self._phase + steps * (self._hz * self._per_hz)
+        table, gains = self._tables[self._now], self._gains[self._now]
+        out = _read(table, phase)
+        out += gains.dot(self._next_noise(n_samples))
         release_s = max(release_s, _FADE_S)
         start = float(_fade(np.array(self._fade_from), release_s))
         shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
         out *= shape.astype(np.float32)
         self._fade_from += n_samples / self.sample_rate
-        self._table = self._table * np.float32(shape[-1])
-        self._gains = self._gains * np.float32(shape[-1])
-        self._phase = float(phase[-1] % 1.0)
+        table *= np.float32(shape[-1])
+        gains *= np.float32(shape[-1])
+        self._phase = float(phase[-1]) % _TABLE_SIZE
         if shape[-1] <= 0:
-            self._table, self._gains = self._mute, np.zeros_like(self._gains)
             self._hz, self._silent = 0.0, True
         return out
 
-    def _make_table(self, rms: FloatArray, hz: float) -> FloatArray:
-        """One period of harmonics of RMS `rms`, (size,)."""
+    def _make_table(self, rms: FloatArray, hz: float, which: int) -> None:
+        """One period of harmonics of RMS `rms` into one of the two tables."""
         if self._top_hz < TOP_HZ:
             rms = rms * _taper(self._top_hz, hz, self._k)
-        np.multiply(rms, self._phasors, out=self._spectrum[1 : self._n_harmonics + 1])
-        table: FloatArray = scipy.fft.irfft(self._spectrum, _TABLE_SIZE)
-        return table
+        if make := self._make[which]:
+            self._rms[:] = rms
+            make()
+            return
+        table = self._tables[which]
+        np.multiply(rms, self._phasors, out=self._harmonics)
+        irfft(self._spectrum, table[:_TABLE_SIZE])
+        table[_TABLE_SIZE] = table[0]
+
+    def _make_room(self, n_samples: int) -> None:
+        self._out = np.empty(n_samples, np.float32)
+        self._play = compiled.bind(
+            "play", _TABLE_SIZE, self._tables, self._gains.shape[1], self._gains,
+            len(self._noise), self._noise, self._out,
+        )  # fmt: skip
 
     def _next_noise(self, n_samples: int) -> FloatArray:
-        """Every band's next samples, (n_samples, n_noise)."""
+        """Every band's next samples, (n_noise, n_samples)."""
         at, size = self._noise_at, len(self._noise)
         self._noise_at = (at + n_samples) % size
         if at + n_samples <= size:
-            return self._noise[at : at + n_samples]
-        return self._noise[np.arange(at, at + n_samples) % size]
+            return self._noise[at : at + n_samples].T
+        return self._noise[np.arange(at, at + n_samples) % size].T
 
 
 @lru_cache(maxsize=64)
@@ -394,28 +511,18 @@ def _steps(n_samples: int, n_ramp: int) -> tuple[NDArray[np.float64], FloatArray
     return steps, ramp
 
 
-def _split(
-    phase: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    """Phase in cycles (0 or more) to the table's samples around it, and how far between them."""
-    position = phase * _TABLE_SIZE
-    at = position.astype(np.int64)
-    position -= at
-    at &= _TABLE_SIZE - 1
-    after = at + 1
-    after &= _TABLE_SIZE - 1
-    return at, after, position.astype(np.float32)
-
-
-def _read(
-    table: FloatArray, at: NDArray[np.int64], after: NDArray[np.int64], part: FloatArray
-) -> FloatArray:
-    """Read a table between its samples, linearly.
+def _read(tables: FloatArray, place: NDArray[np.float64]) -> FloatArray:
+    """Read tables (..., size + 1) between their samples, linearly, at `place` (n,), 0 or more.
 
     At harmonic k the error is (pi k / 2048)^2 / 2 of that harmonic: -54 dB at the 40th, -39 dB at
     the 100th, which itself is far down in any instrument.
     """
-    here, out = table.take(at), table.take(after)
+    at = place.astype(np.int64)
+    part = (place - at).astype(np.float32)
+    at &= _TABLE_SIZE - 1
+    here = tables.take(at, -1)
+    at += 1
+    out: FloatArray = tables.take(at, -1)
     out -= here
     out *= part
     out += here
@@ -450,7 +557,7 @@ def _noise_bank(config: RendererConfig, sample_rate: int, seed: int) -> FloatArr
     n_used = min(n_drawn, len(hz))
     bank = np.zeros((config.n_noise, n_samples), np.float32)
     top_hz = min(config.noise_high_hz, 0.45 * sample_rate)
-    for row, (low, high) in zip(bank, pairwise(edges), strict=True):
+    for row, (low, high) in zip(bank, itertools.pairwise(edges), strict=True):
         inside = np.flatnonzero((hz[:n_used] >= low) & (hz[:n_used] < min(high, top_hz)))
         if not len(inside):
             continue

@@ -18,6 +18,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gate_db": (-90.0, 0.0),
     "transpose": (-36.0, 36.0),
     "fine_cents": (-100.0, 100.0),
+    "formant": (-12.0, 12.0),
     "snap": (0.0, 1.0),
     "ref_hz": (400.0, 480.0),
     "scale_root": (0, 11),
@@ -45,8 +46,15 @@ SCALES: dict[str, tuple[int, ...]] = {
 }
 """Semitones above the root that belong to each scale."""
 
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+
 VELOCITIES = ("level", "attack", "fixed")
 """How hard a note was played: its level, how sharply it began, or always the same."""
+
+
+def note_name(midi: int) -> str:
+    """Name of a MIDI note with its octave, 60 being C4."""
+    return f"{NOTE_NAMES[midi % 12]}{midi // 12 - 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class Settings:
         gate_db: dBFS (after `gain_in_db`) below which the input is silence.
         transpose: semitones, fractions allowed.
         fine_cents: detuning after everything else, in sound and cents alike.
+        formant: semitones by which the body's resonances move while the pitch stays: below 0 a
+            larger instrument or throat, above it a smaller one.
         snap: 0 (as played) .. 1 (exactly in the scale), of the transposed pitch; with a scale and
             a transposition of a third this plays the third that belongs to the scale.
         ref_hz: the player's A4: notes and cents are counted from it. It names, it does not retune.
@@ -86,6 +96,7 @@ class Settings:
     gate_db: float = -50.0
     transpose: float = 0.0
     fine_cents: float = 0.0
+    formant: float = 0.0
     snap: float = 0.0
     ref_hz: float = 440.0
     scale_root: int = 0

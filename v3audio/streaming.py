@@ -8,14 +8,15 @@ size depends on the blocks it is given and does not state its delay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import compiled
+from v3audio.compiled import address
 from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
 
@@ -64,8 +65,7 @@ def _design(up: int, down: int) -> tuple[NDArray[np.float64], int]:
     return bank, n_right
 
 
-@dataclass(frozen=True, slots=True)
-class ResamplerState:
+class ResamplerState(NamedTuple):
     """What a `StreamingResampler` carries between blocks.
 
     Attributes:
@@ -103,7 +103,9 @@ class StreamingResampler:
             self._bank, self._n_right = np.array([[1.0]]), 0
         else:
             self._bank, self._n_right = _design(self._up, self._down)
-        self._n_left = self._bank.shape[1] - self._n_right - 1
+        width = self._bank.shape[1]
+        self._n_left = width - self._n_right - 1
+        self._compiled = compiled.bind("resample", self._up, self._down, width, self._bank)
 
     @property
     def delay_samples(self) -> int:
@@ -146,24 +148,32 @@ class StreamingResampler:
             return np.empty(0, np.float32), ResamplerState(held, n_in, n_out)
         first_held = n_in - len(held)  # index of held[0]; negative while it is the silence before
         before = self._n_left + first_held  # from an output's input sample to its window in `held`
-        windows = _windows(held, self._bank.shape[1])
+        y = self._outputs(held, before, state.n_out, n_out)
+        keep_from = n_out * self._down // self._up - before
+        return y, ResamplerState(held[keep_from:], n_in, n_out)
+
+    def _outputs(self, held: NDArray[np.float64], before: int, start: int, stop: int) -> FloatArray:
+        """Outputs `start` .. `stop`, of which that at input sample k begins at held[k - before]."""
+        width, y = self._bank.shape[1], np.empty(stop - start, np.float32)
+        if self._compiled:
+            at, phase = divmod(start * self._down, self._up)
+            self._compiled(address(held), address(y), at - before, phase, len(y))
+            return y
         # einsum adds each row on its own, in float64: the same sum whatever stands beside it
         if self._up == 1:  # one phase, even steps: nothing to gather
-            rows = windows[state.n_out * self._down - before :: self._down][: n_out - state.n_out]
-            y = np.einsum("ij,j->i", rows, self._bank[0]).astype(np.float32)
-        else:
-            y = np.empty(n_out - state.n_out, dtype=np.float32)
-            for start in range(state.n_out, n_out, _MAX_ROWS):
-                stop = min(start + _MAX_ROWS, n_out)
-                at, phase = np.divmod(np.arange(start, stop, dtype=np.int64) * self._down, self._up)
-                rows, weights = windows[at - before], self._bank.take(phase, axis=0)
-                y[start - state.n_out : stop - state.n_out] = np.einsum("ij,ij->i", rows, weights)
-        keep_from = n_out * self._down // self._up - before
-        return y, ResamplerState(held[keep_from:].copy(), n_in, n_out)
+            rows = _windows(held[start * self._down - before :], width, self._down, len(y))
+            y[:] = np.einsum("ij,j->i", rows, self._bank[0])
+            return y
+        windows = _windows(held, width, 1, len(held) - width + 1)
+        for first in range(start, stop, _MAX_ROWS):
+            end = min(first + _MAX_ROWS, stop)
+            places, rest = np.divmod(np.arange(first, end, dtype=np.int64) * self._down, self._up)
+            rows, weights = windows[places - before], self._bank.take(rest, axis=0)
+            y[first - start : end - start] = np.einsum("ij,ij->i", rows, weights)
+        return y
 
 
-@dataclass(frozen=True, slots=True)
-class FramerState:
+class FramerState(NamedTuple):
     """What a `Framer` carries between blocks.
 
     Attributes:
@@ -215,14 +225,15 @@ class Framer:
         n_new = max(0, (len(held) - self.window) // self.hop + 1)
         if n_new == 0:
             return np.empty((0, self.window), np.float32), FramerState(held, state.n_frames)
-        frames = _windows(held, self.window)[:: self.hop].copy()
-        state = FramerState(held[n_new * self.hop :].copy(), state.n_frames + n_new)
-        return frames, state
+        frames = _windows(held, self.window, self.hop, n_new)
+        if n_new > 1:  # as they overlap
+            frames = frames.copy()
+        return frames, FramerState(held[n_new * self.hop :], state.n_frames + n_new)
 
 
-def _windows(x: NDArray[T], width: int) -> NDArray[T]:
-    """`sliding_window_view` of a contiguous array, without its 20 us of checks."""
-    return np.ndarray((len(x) - width + 1, width), x.dtype, x, strides=2 * x.strides)
+def _windows(x: NDArray[T], width: int, step: int, n: int) -> NDArray[T]:
+    """`sliding_window_view` of a contiguous array, every `step`, without its 20 us of checks."""
+    return np.ndarray((n, width), x.dtype, x, strides=(step * x.strides[0], x.strides[0]))
 
 
 def check_sample_rate(sample_rate: int) -> int:

@@ -21,15 +21,26 @@ def _blas() -> list[Any]:
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
+_n_holding = 0
+
+
+def blas_is_held() -> bool:
+    """Whether somebody is within `one_blas_thread`."""
+    return _n_holding > 0
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """One thread for numpy's and scipy's products; costs 2 us where that is the rule already."""
+    global _n_holding
     before = [(library, n) for library in _blas() if (n := library.get_num_threads()) > 1]
     for library, _ in before:
         library.set_num_threads(1)
+    _n_holding += 1
     try:
         yield
     finally:
+        _n_holding -= 1
         for library, n in before:
             library.set_num_threads(n)
 

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
+"""Newest version of the file format; a file without a colour is written as version 1."""
 KIND = "v3audio-timbre"
 SUFFIX = ".safetensors"
 STYLE_DIM = 16  # `Geometry.style_dim`
-MAX_FILE_BYTES = 1_000_000  # a timbre takes about 2 kB; what is larger is something else
+MAX_FILE_BYTES = 1_000_000  # a timbre takes up to 14 kB; what is larger is something else
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -61,7 +62,7 @@ class TimbreInfo:
     source: str = ""
     licence: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,9 +71,12 @@ class Timbre(TimbreInfo):
 
     Attributes:
         style: (16,) float32, V3's style vector (about unit variance in each dimension).
+        colour: (`renderer.COLOUR_ROWS`, harmonics and noise bands) float32, natural log gains upon
+            what the renderer makes of the style, as measured from the instrument; None: none.
     """
 
     style: NDArray[np.float32]
+    colour: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -84,6 +88,25 @@ class Timbre(TimbreInfo):
                 "finite numbers"
             )
         object.__setattr__(self, "style", style)
+        if self.colour is not None:
+            from v3audio.renderer import COLOUR_ROWS
+
+            # as its file will hold it: saved and loaded, a timbre shall sound the same
+            colour = np.asarray(self.colour, np.float16).astype(np.float32)
+            if colour.ndim != 2 or len(colour) != COLOUR_ROWS or not np.isfinite(colour).all():
+                raise TimbreError(
+                    f"timbre '{self.name}': its colour has shape {colour.shape}, wanted "
+                    f"({COLOUR_ROWS}, harmonics and noise bands) finite numbers"
+                )
+            object.__setattr__(self, "colour", colour)
+        object.__setattr__(self, "format", 1 if self.colour is None else 2)
+
+    @property
+    def voice(self) -> NDArray[np.float32]:
+        """What the renderer plays: the style, followed by the colour where there is one."""
+        import numpy as np
+
+        return self.style if self.colour is None else np.append(self.style, self.colour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +236,9 @@ def blend(parts: Sequence[tuple[Timbre, float]]) -> Timbre:
             )
     weights = [w / total for _, w in parts]
     timbres = [t for t, _ in parts]
+    colours = [(t.colour, w) for t, w in zip(timbres, weights, strict=True) if t.colour is not None]
+    if len({colour.shape for colour, _ in colours}) > 1:
+        raise TimbreError(f"blend '{names}': their colours belong to different renderers")
     return Timbre(
         name=names,
         style=np.asarray(_mean([t.style for t in timbres], weights), dtype=np.float32),
@@ -224,6 +250,7 @@ def blend(parts: Sequence[tuple[Timbre, float]]) -> Timbre:
         source="; ".join(dict.fromkeys(t.source for t in timbres if t.source)),
         licence="; ".join(dict.fromkeys(t.licence for t in timbres if t.licence)),
         extras=_mean_table([t.extras for t in timbres], weights),
+        colour=_mean(*zip(*colours, strict=True)) if colours else None,
     )
 
 
@@ -289,10 +316,13 @@ def save(timbre: Timbre, path: Path | str) -> Path:
     if path.suffix != SUFFIX:
         raise TimbreError(f"{path}: a timbre's file ends in {SUFFIX}; name it {path.stem}{SUFFIX}")
     table = asdict(timbre)
-    del table["style"]
-    table["style_sha256"] = _checksum(timbre.style)
+    del table["style"], table["colour"]
+    arrays = {"style": timbre.style}
+    if timbre.colour is not None:
+        arrays["colour"] = timbre.colour.astype("float16")
+    table |= {f"{name}_sha256": _checksum(array) for name, array in arrays.items()}
     # one key only: safetensors writes several in any order, and equal timbres shall be equal files
-    data = to_bytes({"style": timbre.style}, {KIND: json.dumps(table)})
+    data = to_bytes(arrays, {KIND: json.dumps(table)})
     with atomic_write(path, TimbreError) as temporary:
         temporary.write_bytes(data)
     return path
@@ -327,14 +357,18 @@ def load(path: Path | str) -> Timbre:
     from safetensors.numpy import load as from_bytes
 
     path = Path(path)
-    info, style_sha256 = _read_header(path)
+    info, checksums = _read_header(path)
     try:
-        style = from_bytes(path.read_bytes())["style"]
-    except (SafetensorError, KeyError, OSError):
+        arrays: dict[str, NDArray[Any]] = from_bytes(path.read_bytes())
+    except (SafetensorError, OSError):
         raise _damaged(path) from None
-    if style.dtype != np.float32 or _checksum(style) != style_sha256:
+    types = {"style": np.float32, "colour": np.float16}
+    if {name: _checksum(array) for name, array in arrays.items()} != checksums or any(
+        array.dtype != types[name] for name, array in arrays.items()
+    ):
         raise _damaged(path)
-    return Timbre(**{name: getattr(info, name) for name in TimbreInfo.__slots__}, style=style)
+    fields: dict[str, Any] = {name: getattr(info, name) for name in TimbreInfo.__slots__}
+    return Timbre(**fields | arrays)
 
 
 def read_info(path: Path | str) -> TimbreInfo:
@@ -409,8 +443,8 @@ def _weighted(part: str, spec: str) -> tuple[str, float]:
     return name, value
 
 
-def _read_header(path: Path) -> tuple[TimbreInfo, str]:
-    """Metadata and the style's checksum; safetensors is 8 bytes of length, JSON, then the data."""
+def _read_header(path: Path) -> tuple[TimbreInfo, dict[str, str]]:
+    """Metadata and the arrays' checksums; safetensors is 8 bytes of length, JSON, then the data."""
     if path.is_dir():
         raise TimbreError(f"{path}: is a folder, wanted a timbre's {SUFFIX} file")
     try:
@@ -445,8 +479,10 @@ def _read_header(path: Path) -> tuple[TimbreInfo, str]:
                 f"{path}: is in format {version}, this v3audio reads up to {FORMAT}; "
                 "upgrade it (pip install -U v3audio)"
             )
-        style_sha256 = table.pop("style_sha256")
-        return from_table(TimbreInfo, table), str(style_sha256)
+        checksums = {"style": str(table.pop("style_sha256"))}
+        if "colour_sha256" in table:
+            checksums["colour"] = str(table.pop("colour_sha256"))
+        return from_table(TimbreInfo, table), checksums
     except (ConfigError, KeyError, ValueError, AttributeError) as e:
         raise TimbreError(f"{path}: damaged, or written by another program ({e})") from None
 
@@ -455,10 +491,11 @@ def _damaged(path: Path) -> TimbreError:
     return TimbreError(f"{path}: damaged, or no timbre at all; copy it again, or capture it anew")
 
 
-def _checksum(style: NDArray[np.float32]) -> str:
+def _checksum(array: NDArray[np.floating[Any]]) -> str:
     import numpy as np
 
-    return hashlib.sha256(np.ascontiguousarray(style, "<f4").tobytes()).hexdigest()
+    little = array.dtype.newbyteorder("<")
+    return hashlib.sha256(np.ascontiguousarray(array, little).tobytes()).hexdigest()
 
 
 def _mean(values: Sequence[Any], weights: Sequence[float]) -> Any:

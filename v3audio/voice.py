@@ -41,7 +41,7 @@ class VoiceConfig:
         sure: voicing (mean of periodicity and confidence, as in the tracker) from which two frames
             must agree on a pitch for it to sound early. On real phrases 0.93 (and one period of the
             pitch since the attack) starts 20 ms (low notes: 30 ms) before the tracker and is wrong
-            in 3 % more of the attacks; at 0.6 every fourth attack, below E2 every second, blips.
+            in 2 to 5 of 100 attacks more; at 0.6 every fourth attack, below E2 every second, blips.
         agree_semitones: how near two frames' pitches must lie to agree.
         voiced: voicing that keeps such a pitch sounding until the tracker's note.
         breath_s: an attack is breath alone until its pitch is known, fading over this time.

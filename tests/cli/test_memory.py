@@ -47,9 +47,9 @@ def write_melody(path: Path, duration_s: int, sample_rate: int) -> Path:
 @pytest.mark.parametrize(
     ("words", "short_s", "long_s", "sample_rate"),
     [
-        (["transcribe", "IN", "-o", "out.mid"], 130, 430, 48_000),  # decoded in stretches of 120 s
-        (["encode", "IN", "-o", "out.npz"], 5, 125, 96_000),
-        (["transfer", "IN", "-o", "out.wav", "--timbre", "reed"], 5, 65, 192_000),
+        (["transcribe", "IN", "-o", "out.mid"], 125, 185, 192_000),  # in stretches of 120 s
+        (["encode", "IN", "-o", "out.npz"], 5, 65, 192_000),
+        (["transfer", "IN", "-o", "out.wav", "--timbre", "reed"], 5, 45, 192_000),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else "",
 )

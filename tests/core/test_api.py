@@ -305,7 +305,7 @@ def test_encode_that_breaks_leaves_nothing(write_sound: WriteSound, tmp_path: Pa
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> Bundle:
     made = Bundle(Path("models/tiny"), {}, None, "c" * 64)
-    monkeypatch.setattr(api, "load_bundle", lambda _name: made)
+    monkeypatch.setattr("v3audio.capture.load_bundle", lambda _name: made)
     return made
 
 

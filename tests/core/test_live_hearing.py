@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from v3audio import compiled
 from v3audio.code_map import CodeMap
 from v3audio.hearing import Hearing
 from v3audio.live_hearing import LiveHearing, _even_half_of_gelu
@@ -39,8 +40,14 @@ def hearing() -> Hearing:
     return Hearing(network(ModelConfig()), CODES)
 
 
-@pytest.fixture
-def ear(hearing: Hearing) -> LiveHearing:
+@pytest.fixture(params=["compiled", "numpy"])
+def ear(
+    hearing: Hearing, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> LiveHearing:
+    if request.param == "numpy":
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    elif compiled.library() is None:
+        pytest.skip("nothing was compiled when v3audio was installed")
     return live(hearing._model)
 
 
@@ -110,7 +117,12 @@ def test_the_newest_5_ms_have_their_own_level(ear: LiveHearing) -> None:
     assert ear.frame(np.roll(x, -80)).brief_db == -120.0
 
 
-def test_a_network_without_partials_is_heard_too() -> None:
+@pytest.mark.parametrize("in_numpy", [False, True])
+def test_a_network_without_partials_is_heard_too(
+    in_numpy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_numpy:
+        monkeypatch.setattr(compiled, "library", lambda: None)
     model = network(replace(ModelConfig(), partial_hidden=0))
     whole, ours = Hearing(model, CODES), live(model)
     for x in filter(np.any, windows()[10:20]):

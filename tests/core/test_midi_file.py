@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from v3audio.errors import AudioFileError, ConfigError
-from v3audio.midi_file import (
-    MidiWriter,
-    NoteEncoder,
-    estimate_tempo,
-    write_event_midi,
-    write_midi,
-)
+from v3audio.midi_file import MidiWriter, NoteEncoder, estimate_tempo, write_midi
 from v3audio.notes import Note, NoteEvent
 
 
@@ -41,6 +35,18 @@ def played(path: Path) -> list[tuple[int, str, int]]:
         for t, m in timed(path)
         if m.type != "control_change"
     ]
+
+
+def write_events(path: Path, events: list[NoteEvent], sync_every: int = 10_000) -> None:
+    """As a live session does; each time the file is whole, every note in it has its end."""
+    with path.open("wb", 0) as file:
+        writer = MidiWriter(file, "v3audio live", NoteEncoder())
+        for k, e in enumerate(events, 1):
+            writer.event(e, e.sample / 48_000)
+            if k % sync_every == 0 or k == len(events):
+                writer.sync()
+                kinds = [kind for _, kind, _ in played(path)]
+                assert kinds.count("note_on") == kinds.count("note_off")
 
 
 def test_the_bytes_of_one_note(tmp_path: Path) -> None:
@@ -151,7 +157,7 @@ def test_live_events_stand_where_they_were_emitted(tmp_path: Path) -> None:
         event("off", 48_000, 60),
         event("on", 48_000, 64),
     ]
-    write_event_midi(path, events, 48_000)
+    write_events(path, events)
     assert played(path) == [
         (480, "note_on", 60),
         (480, "pitchwheel", round(0.2 / 2 * 8192)),
@@ -225,18 +231,10 @@ def test_a_file_is_whole_after_each_sync_and_the_same_in_the_end(tmp_path: Path)
     rng = np.random.default_rng(0)
     events = [event(str(rng.choice(["on", "off", "pitch"])), 997 * k, int(rng.integers(60, 64)),
                     float(rng.normal(0, 60))) for k in range(400)]  # fmt: skip
-    write_event_midi(tmp_path / "whole.mid", events, 48_000)
-    path = tmp_path / "grown.mid"
-    with path.open("wb", 0) as file:
-        writer = MidiWriter(file, "v3audio live", NoteEncoder())
-        for k, e in enumerate(events):
-            writer.event(e, e.sample / 48_000)
-            if k % 7 == 0:
-                writer.sync()
-                kinds = [kind for _, kind, _ in played(path)]
-                assert kinds.count("note_on") == kinds.count("note_off")
-        writer.sync(0.0)
-    assert path.read_bytes() == (tmp_path / "whole.mid").read_bytes()
+    whole, grown = tmp_path / "whole.mid", tmp_path / "grown.mid"
+    write_events(whole, events)
+    write_events(grown, events, sync_every=7)
+    assert grown.read_bytes() == whole.read_bytes()
 
 
 def test_a_note_that_still_sounds_lasts_until_the_end_that_is_given(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from v3audio import compiled
 from v3audio.errors import ConfigError
 from v3audio.renderer import (
     N_CONTROLS,
@@ -15,6 +16,7 @@ from v3audio.renderer import (
     RendererConfig,
 )
 from v3audio.renderer_net import RendererNet, frozen
+from v3audio.units import midi_to_hz
 
 STYLE = np.zeros(16, np.float32)
 RATES = [44_100, 48_000, 88_200, 96_000]
@@ -74,7 +76,16 @@ def random_net(seed: int = 0) -> RendererNet:
     return net.eval()
 
 
-def test_frozen_net_equals_torch() -> None:
+@pytest.fixture
+def in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where nothing was compiled when v3audio was installed."""
+    monkeypatch.setattr(compiled, "library", lambda: None)
+
+
+@pytest.mark.parametrize("only_numpy", [False, True])
+def test_frozen_net_equals_torch(only_numpy: bool, request: pytest.FixtureRequest) -> None:
+    if only_numpy:
+        request.getfixturevalue("in_numpy")
     net = random_net()
     numpy_net = frozen(net)
     rng = np.random.default_rng(0)
@@ -342,3 +353,48 @@ def test_refuses_what_it_cannot_play() -> None:
         RendererConfig(hidden=0)
     with pytest.raises(ConfigError, match="noise bands"):
         RendererConfig(noise_low_hz=30_000.0)
+
+
+def phrase(renderer: Renderer) -> np.ndarray:
+    """Breath, a glide, a leap, a swell, segments short and long, the loop of noise, a release."""
+    out = []
+    steps = [(66.0, -30.0, 0.0), *((60 + i / 40, -20.0, i / 200) for i in range(1, 40)),
+             (72.0, -14.0, 0.0), (72.3, -10.0, 0.01), (71.9, -25.0, 0.02)]
+    for i, (pitch, level, age) in enumerate(steps):
+        control = RenderControl(pitch, level, age, STYLE, breath=i == 0)
+        out.append(renderer.render((240, 37, 1000, 1)[i % 4], control))
+    renderer._noise_at = len(renderer._noise) - 100
+    out.append(renderer.render(240, control))
+    out.append(renderer.render(240, control._replace(voiced=False, release_s=0.1)))
+    return np.concatenate(out)
+
+
+@pytest.mark.skipif(compiled.library() is None, reason="nothing was compiled")
+@pytest.mark.parametrize("rate", [22_050, 48_000])
+def test_compiled_sounds_as_numpy_does(rate: int, request: pytest.FixtureRequest) -> None:
+    ours = phrase(Renderer(frozen(random_net()), rate))
+    request.getfixturevalue("in_numpy")
+    assert rms_db(phrase(Renderer(frozen(random_net()), rate)) - ours) < rms_db(ours) - 90
+
+
+@pytest.mark.parametrize("formant", [-7.0, 0.0, 5.0, 12.0])
+def test_a_formant_moves_the_envelope_and_leaves_the_pitch(formant: float) -> None:
+    """A resonance at 1200 Hz is found where the shift puts it; harmonics stay at the pitch's."""
+
+    class Body:
+        config = RendererConfig(n_noise=1)
+
+        def __call__(self, style: np.ndarray, pitch: float, level: float, age: float) -> np.ndarray:
+            hz = midi_to_hz(pitch) * np.arange(1, 101)
+            rms = np.append(np.exp(-0.5 * (np.log2(hz / 1200) / 0.15) ** 2), 0.0)
+            return (rms / np.sqrt(rms @ rms)).astype(np.float32)
+
+    renderer = Renderer(Body(), 48_000)
+    control = RenderControl(45.0, -20.0, 1.0, np.zeros(16, np.float32), formant=formant)
+    y = np.concatenate([renderer.render(480, control) for _ in range(100)])[-24_000:]
+    power = np.abs(np.fft.rfft(y * np.hanning(len(y)))) ** 2
+    hz = np.fft.rfftfreq(len(y), 1 / 48_000)
+    centre = np.exp((np.log(hz[1:]) * power[1:]).sum() / power[1:].sum())
+    assert 12 * np.log2(centre / 1200) == pytest.approx(formant, abs=0.5)
+    beside = np.abs(hz / 110.0 - np.rint(hz / 110.0)) > 0.1
+    assert power[beside].sum() < 1e-5 * power.sum()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soxr
 
+from v3audio import compiled
 from v3audio.errors import ConfigError
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler
 
@@ -34,6 +35,15 @@ def test_blocks_equal_whole(rate: int, block: int) -> None:
     n = 1500 if block == 1 else 6000
     x = np.random.default_rng(0).standard_normal(n).astype(np.float32)
     np.testing.assert_array_equal(resample(x, rate, block), resample(x, rate))
+
+
+@pytest.mark.parametrize("rate", [11025, 16000, 44100, 48000, 192000])
+def test_compiled_or_not_is_the_same(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(1).standard_normal(6000).astype(np.float32)
+    ours = resample(x, rate, 100)
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    np.testing.assert_array_equal(resample(x, rate, 100), resample(x, rate))  # in numpy too
+    np.testing.assert_allclose(ours, resample(x, rate), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", RATES)

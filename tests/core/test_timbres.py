@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 from v3audio import timbres
 from v3audio.errors import TimbreError
 from v3audio.geometry import Geometry
+from v3audio.glides import TimbreGlide
+from v3audio.renderer import COLOUR_ROWS
 from v3audio.timbres import Timbre
 
 MODEL = "ab" * 32
@@ -222,7 +224,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "torch file": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "is a pickle"),
     "foreign": (lambda p: save_file({"w": np.zeros(3, np.float32)}, p), "not a timbre of v3audio"),
     "too big": (lambda p: p.write_bytes(bytes(2_000_000)), "too many for a timbre"),
-    "future": (edit_timbre(format=2), "is in format 2, this v3audio reads up to 1"),
+    "future": (edit_timbre(format=3), "is in format 3, this v3audio reads up to 2"),
     "no name": (edit_timbre(name=3), "name = 3: expected text"),
     "unknown field": (edit_timbre(shine=1), "unknown name 'shine'"),
     "no metadata": (lambda p: edit(p, lambda m: m.clear()), "not a timbre"),
@@ -308,3 +310,70 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("V3AUDIO_HOME", str(tmp_path / "file"))
     with pytest.raises(TimbreError, match="set V3AUDIO_HOME"):
         timbres.save_as_users(make())
+
+
+# -- colours ---------------------------------------------------------------------------------------
+
+
+def coloured(name: str = "mine", seed: int = 1, n: int = 140) -> Timbre:
+    rows = np.random.default_rng(seed).standard_normal((COLOUR_ROWS, n)).astype(np.float32)
+    return replace(make(name, seed), colour=rows)
+
+
+def test_a_colour_is_kept_in_format_2_and_a_file_without_one_stays_format_1(tmp_path: Path) -> None:
+    plain, mine = make(), coloured()
+    for timbre, version in ((plain, 1), (mine, 2)):
+        path = timbres.save(timbre, tmp_path / f"{timbre.name}.safetensors")
+        again = timbres.load(path)
+        assert again.format == timbre.format == timbres.read_info(path).format == version
+        np.testing.assert_array_equal(again.voice, timbre.voice)
+        assert path.stat().st_size < 16_000
+    assert len(plain.voice) == 16 and len(mine.voice) == 16 + COLOUR_ROWS * 140
+    assert replace(mine, colour=None).format == 1
+
+
+@pytest.mark.parametrize("colour", [np.zeros((42, 140)), np.zeros(140), np.full((43, 2), np.inf)])
+def test_a_colour_has_a_row_for_each_pitch_and_finite_numbers(colour: np.ndarray) -> None:
+    with pytest.raises(TimbreError, match="its colour has shape"):
+        replace(make(), colour=colour)
+
+
+def test_a_damaged_or_missing_colour_is_refused(tmp_path: Path) -> None:
+    path = timbres.save(coloured(), tmp_path / "mine.safetensors")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TimbreError, match="damaged"):
+        timbres.load(path)
+    header = data[8 : 8 + struct.unpack("<Q", data[:8])[0]].decode()
+    kept = json.loads(header)["__metadata__"]
+    save_file({"style": coloured().style}, path, kept)
+    with pytest.raises(TimbreError, match="damaged"):
+        timbres.load(path)
+
+
+def test_a_blend_takes_of_each_colour_its_share() -> None:
+    plain, mine, yours = make("reed"), coloured(), coloured("yours", 2)
+    assert mine.colour is not None and yours.colour is not None
+    half = timbres.morph(plain, mine, 0.5)
+    assert half.colour is not None
+    np.testing.assert_allclose(half.colour, 0.5 * mine.colour, atol=2e-3)
+    both = timbres.blend([(mine, 3), (yours, 1)])
+    assert both.colour is not None
+    np.testing.assert_allclose(both.colour, 0.75 * mine.colour + 0.25 * yours.colour, atol=3e-3)
+    assert timbres.morph(plain, mine, 0.0) is plain
+    with pytest.raises(TimbreError, match="different renderers"):
+        timbres.blend([(mine, 1), (coloured("other", 3, n=20), 1)])
+
+
+def test_a_glide_passes_between_timbres_with_and_without_a_colour() -> None:
+    plain, mine = make("reed"), coloured()
+    glide = TimbreGlide(plain)
+    for target, before in ((mine, plain), (plain, mine)):
+        glide.go(target, 4)
+        longest = max(len(plain.voice), len(mine.voice))
+        start, end = (np.pad(t.voice, (0, longest - len(t.voice))) for t in (before, target))
+        for step in (1, 2, 3):
+            glide.step()
+            np.testing.assert_allclose(glide.style, start + step / 4 * (end - start), atol=1e-6)
+        glide.step()
+        np.testing.assert_array_equal(glide.style, target.voice)

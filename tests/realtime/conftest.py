@@ -1,10 +1,12 @@
-"""A desk with timbres, an OSC server on a free port, and clients that speak over real sockets."""
+"""A desk with timbres, an OSC server on a free port, clients that speak over real sockets, JACK."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from benchmarks.jack_rig import JackServer, use_server, wait_for
 from realtime.controls import Desk
 from realtime.osc import OscServer
 from realtime.osc_wire import Message, decode, encode
 from realtime.stats import Latency
 from v3audio.timbres import Timbre
 
-PATIENCE_S = 5.0  # until a message counts as not sent; none that comes is waited for that long
+_NUMBERS = itertools.count()
+PATIENCE_S = 30.0  # until a message counts as not sent; none that comes is waited for that long
 
 
 def timbre(name: str, value: float) -> Timbre:
@@ -155,13 +159,20 @@ def client(connect: Callable[[], Client]) -> Client:
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], Any]], None]:
+def eventually() -> Callable[[Callable[[], Any]], Any]:
     """Wait until something holds."""
+    return wait_for
 
-    def eventually(holds: Callable[[], Any]) -> None:
-        end_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < end_s, "waited in vain"
-            time.sleep(0.001)
 
-    return eventually
+@pytest.fixture
+def jack_server() -> Iterator[JackServer]:
+    """A sound server of the test's own, which this process and its children find.
+
+    Its name is used once: what the library kept of a server that died stays with the name.
+    """
+    pytest.importorskip("jack")
+    if shutil.which("jackd") is None:
+        pytest.skip("JACK is missing: apt install jackd2")
+    name = f"v3audio-{os.getpid()}-{next(_NUMBERS)}"
+    with JackServer(name, period=512, patient=True) as server, use_server(server):
+        yield server

@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ def discovery(server: OscServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Di
 
 
 def ask(port: int, target: str, method: str = "GET") -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, target)
         response = connection.getresponse()
@@ -144,17 +143,28 @@ def test_another_program_finds_both_services(
     with Discovery(server) as discovery:
         zeroconf = Zeroconf(interfaces=["127.0.0.1"])
         ServiceBrowser(zeroconf, ["_osc._udp.local.", "_oscjson._tcp.local."], Listener())
-        assert both.wait(20)
+        assert both.wait(60)
         eventually(lambda: discovery.is_announced)
-        start_s = time.monotonic()
-    assert time.monotonic() - start_s < 1.0  # Ctrl-C feels instant
-    assert gone.wait(20)
+    assert gone.wait(60)
     zeroconf.close()
     discovery._announcer.join()
     assert found == {
         "_osc._udp.local.": (["127.0.0.1"], server.port),
         "_oscjson._tcp.local.": (["127.0.0.1"], discovery.port),
     }
+
+
+def test_leaving_waits_for_no_announcer(
+    server: OscServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C feels instant."""
+    answers = threading.Event()
+    monkeypatch.setattr(Discovery, "_announce", lambda self: answers.wait(100))
+    with Discovery(server) as discovery:
+        pass
+    assert discovery._announcer.is_alive()
+    answers.set()
+    discovery._announcer.join()
 
 
 def test_without_zeroconf_all_else_works(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from benchmarks.jack_rig import JackServer
 from realtime import latency
 from realtime.audio_io import Stream
 from realtime.latency import N_SWEEPS, N_WANTED, RoundTrip, find, measure_round_trip, sweep
@@ -101,35 +99,23 @@ def test_the_word_for_its_quality() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("jackd") is None, reason="needs jackd")
-def test_a_loopback_of_a_real_sound_server_is_one_period(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loopback_of_a_real_sound_server_is_one_period(
+    jack_server: JackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import jack
 
-    name, period = f"v3audio-loop-{os.getpid()}", 512
-    monkeypatch.setenv("JACK_DEFAULT_SERVER", name)
-    monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
     monkeypatch.setattr(latency, "N_WANTED", 3)
+    period = jack_server.period
 
     @contextlib.contextmanager
     def looped(callback: Callable[[object, object, bool], None]) -> Iterator[Stream]:
-        with Stream("mic", "speakers", None, period, callback) as stream:
+        with Stream("system", "system", None, period, callback) as stream:
             patch_bay = jack.Client("patch bay", no_start_server=True)
             patch_bay.connect("v3audio:out_0", "v3audio:in_0")
             patch_bay.close()
             yield stream
 
-    server = subprocess.Popen(  # whose cycles wait for slow clients instead of dropping them
-        ["jackd", "-n", name, "--no-realtime", "-S", "-t", "5000", "-d", "dummy",
-         "-r", str(RATE), "-p", str(period)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        subprocess.run(["jack_wait", "-s", name, "-w", "-t", "10"], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        trip = measure_round_trip(looped)
-    finally:
-        server.terminate()
-        server.wait(10)
+    trip = measure_round_trip(looped)
     assert (trip.samples, trip.sample_rate, trip.portion) == (period, RATE, period)
     assert trip.spread_samples == 0.0
     assert trip.quality == "good"

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pytest
 import torch
 
+from benchmarks.jack_rig import JackServer, Musician, wait_for
 from realtime.options import LiveOptions
 from realtime.session import Session
+from realtime.worker import EngineWorker
 from v3audio.engine import Engine, HearingPart
 from v3audio.notes import FrameNotes, NoteEvent
 from v3audio.renderer import Renderer, RendererConfig
 from v3audio.renderer_net import RendererNet, frozen
 from v3audio.timbres import Timbre
 
-jack = pytest.importorskip("jack")
-
-pytestmark = pytest.mark.skipif(shutil.which("jackd") is None, reason="needs jackd")
-
-RATE, PERIOD = 48000, 512
+RATE = 48000
 TIMBRE = Timbre(
     name="test", note_range=(40, 80), model="none", model_sha256="0", style=np.zeros(16, np.float32)
 )
-WAIT_S = 20.0
 
 
 class LoudIsA4:
@@ -60,61 +54,18 @@ def engine(hearing: HearingPart | None = None) -> Engine:
     return Engine(TIMBRE, RATE, hearing=hearing or LoudIsA4(), renderer=renderer)
 
 
-class Server:
-    """`jackd` under its own name, whose cycles wait for slow clients instead of dropping them."""
+class Waiting(Musician):
+    """Plays on only when the engine has done what it was given, however slow the machine is."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            ["jackd", "-n", self.name, "--no-realtime", "-S", "-t", "5000",
-             "-d", "dummy", "-r", str(RATE), "-p", str(PERIOD)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        subprocess.run(["jack_wait", "-s", self.name, "-w", "-t", "10"], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-
-    def end(self, kill: bool = False) -> None:
-        (self.process.kill if kill else self.process.terminate)()
-        self.process.wait(10)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server(f"v3audio-{os.getpid()}")
-    monkeypatch.setenv("JACK_DEFAULT_SERVER", server.name)
-    monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
-    monkeypatch.setenv("JACK_NO_START_SERVER", "1")
-    server.start()
-    yield server
-    server.end()  # in order, for that gives its slot in shared memory back
-
-
-class Musician:
-    """A client that plays a waveform once `go` is set, and records all that it hears."""
-
-    def __init__(self, waveform: np.ndarray) -> None:
-        self.heard: list[np.ndarray] = []
-        self.began = 0  # frames heard before the first one played
-        self.go = threading.Event()
-        self.done = threading.Event()
-        self._waveform, self._at = waveform, 0
-        self.client = jack.Client("musician", no_start_server=True)
-        self._out = self.client.outports.register("out")
-        self._in = self.client.inports.register("in")
-        self.client.set_process_callback(self._process)
+    worker: EngineWorker | None = None
 
     def _process(self, n: int) -> None:
-        out = self._out.get_array()
-        self.heard.append(self._in.get_array().copy())
-        if not self._at:
-            self.began = n * (len(self.heard) - 1)
-        x = self._waveform[self._at : self._at + n] if self.go.is_set() else self._waveform[:0]
-        out[: len(x)], out[len(x) :] = x, 0
-        self._at += n if self.go.is_set() else 0
-        if self._at > len(self._waveform) + RATE // 4:
-            self.done.set()
+        wait_for(self.has_caught_up, "the engine")
+        super()._process(n)
+
+    def has_caught_up(self) -> bool:
+        worker = self.worker
+        return worker is None or not worker._path.running or worker._position >= worker._path.now
 
 
 @contextlib.contextmanager
@@ -138,15 +89,6 @@ def beside(work: Callable[[Session], None], session: Session) -> Iterator[None]:
         raise errors[0]
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    tick = threading.Event()
-    for _ in range(round(WAIT_S / 0.01)):
-        if true():
-            return
-        tick.wait(0.01)
-    raise AssertionError(f"not within {WAIT_S} s: {what}")
-
-
 def take() -> np.ndarray:
     rng = np.random.default_rng(1)
     t = np.arange(RATE // 4) / RATE
@@ -154,56 +96,56 @@ def take() -> np.ndarray:
     return (np.concatenate(notes) + 1e-4 * rng.standard_normal(3 * len(t))).astype(np.float32)
 
 
-@pytest.mark.timeout(120)
-def test_the_sound_is_the_engines_sample_for_sample_at_one_constant_delay(server: Server) -> None:
-    x = take()
-    musician = Musician(x)
-    options = LiveOptions("musician", "musician", osc="off", block=4 * PERIOD)
+def test_the_sound_is_the_engines_sample_for_sample_at_one_constant_delay(
+    jack_server: JackServer,
+) -> None:
+    period, x = jack_server.period, take()
+    options = LiveOptions("musician", "musician", osc="off", block=4 * period)
     taken: list[np.ndarray] = []
-    with musician.client, Session(options, engine=engine()) as session:
+    heard = np.zeros(0, np.float32)
+    with Waiting(jack_server) as musician, Session(options, engine=engine()) as session:
         session.player.on_sound.append(lambda block, _out, _events, _at: taken.append(block.copy()))
+        musician.worker = session._worker
         assert session.report().device == "musician"
         prefill = session.report().latency.buffer_samples
-        assert prefill == 4 * PERIOD
+        assert prefill == 4 * period
 
         def play(session: Session) -> None:
-            until(lambda: session.stats.n_samples > 0, "sound")
-            musician.go.set()
-            assert musician.done.wait(WAIT_S)
+            nonlocal heard
+            wait_for(lambda: session.stats.n_samples, "sound")
+            heard, _ = musician.play(np.concatenate([x, np.zeros(RATE // 4, np.float32)]))
 
         with beside(play, session):
             session.run()
-    inputs, heard = np.concatenate(taken), np.concatenate(musician.heard)
+    inputs = np.concatenate(taken)
     at = int(np.flatnonzero(inputs)[0])
     np.testing.assert_array_equal(inputs[at : at + len(x)], x)  # taken whole
     wet, _ = engine().process(inputs)
-    first = int(np.flatnonzero(wet)[0])
-    there = int(np.flatnonzero(heard)[0])
+    first, there = int(np.flatnonzero(wet)[0]), int(np.flatnonzero(heard)[0])
     n = len(x) - (first - at)
     np.testing.assert_array_equal(heard[there : there + n], wet[first : first + n])
     # a loop through two clients takes the server one period
-    assert there - musician.began - (first - at) in (prefill, prefill + PERIOD)
-    assert session.stats.underruns == session.stats.overruns == 0
+    assert there - (first - at) in (prefill, prefill + period)
+    assert session.stats.underruns == session.stats.overruns == musician.n_lost == 0
 
 
-@pytest.mark.timeout(120)
 def test_a_server_that_dies_lets_the_notes_go_and_playing_goes_on_when_it_is_back(
-    server: Server,
+    jack_server: JackServer,
 ) -> None:
     events: list[NoteEvent] = []
-    options = LiveOptions("system", "system", osc="off", block=PERIOD)
+    options = LiveOptions("system", "system", osc="off", block=jack_server.period)
 
     def outlive(session: Session) -> None:
         for n_lost in (1, 2):
-            until(lambda: bool(events) and events[-1].kind != "off", "a note")
-            server.end(kill=True)
-            until(lambda: session.snapshot().state == "device lost", "the loss")
-            until(lambda: events[-1].kind == "off", "the note's end")
+            wait_for(lambda: bool(events) and events[-1].kind != "off", "a note")
+            jack_server.end(signal.SIGKILL)
+            wait_for(lambda: session.snapshot().state == "device lost", "the loss")
+            wait_for(lambda: events[-1].kind == "off", "the note's end")
             assert session.stats.n_device_lost == n_lost
-            server.start()
-            until(lambda: session.snapshot().state == "playing", "the return")
+            jack_server.start()
+            wait_for(lambda: session.snapshot().state == "playing", "the return")
             n_before = session.stats.n_samples
-            until(lambda: session.stats.n_samples > n_before + RATE // 2, "sound")  # noqa: B023
+            wait_for(lambda: session.stats.n_samples > n_before + RATE // 2, "sound")  # noqa: B023
 
     with Session(options, engine=engine(NoteEachSecond())) as session:
         session.player.on_events.append(lambda new, _at: events.extend(new))
@@ -213,15 +155,13 @@ def test_a_server_that_dies_lets_the_notes_go_and_playing_goes_on_when_it_is_bac
     assert kinds == ["on", "off"] * (len(kinds) // 2)
 
 
-@pytest.mark.timeout(120)
-def test_a_session_ends_in_order_while_its_server_is_dead(server: Server) -> None:
-    options = LiveOptions("system", "system", osc="off", block=PERIOD)
+def test_a_session_ends_in_order_while_its_server_is_dead(jack_server: JackServer) -> None:
+    options = LiveOptions("system", "system", osc="off", block=jack_server.period)
 
     def kill(session: Session) -> None:
-        until(lambda: session.stats.n_samples > 0, "sound")
-        server.end(kill=True)
+        wait_for(lambda: session.stats.n_samples > 0, "sound")
+        jack_server.end(signal.SIGKILL)
 
     with Session(options, engine=engine()) as session, beside(kill, session):
         session.run()
     assert session.snapshot().state == "stopped"
-    server.start()  # its slot in shared memory is given back by an orderly end

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
+import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 
 import realtime.midi_out as midi_out
+from benchmarks.jack_rig import JackServer, wait_for
 from realtime.controls import MidiSettings
 from realtime.midi_out import MidiOut, NoteGate, list_midi_outputs
 from realtime.osc_wire import decode
@@ -30,14 +29,6 @@ PANIC = ["b07b00", "b07800", "e00040"]
 def event(kind: str, sample: int, midi: int = 60, cents: float = 0.0) -> NoteEvent:
     velocity = 0 if kind == "off" else 80
     return NoteEvent(kind, sample, midi, velocity, cents, 1.0)  # type: ignore[arg-type]
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    tick, end_s = threading.Event(), time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < end_s, "it did not happen"
-        tick.wait(0.002)
-    return result
 
 
 class FakePort:
@@ -57,7 +48,7 @@ class FakePort:
         self.n_opened += 1
 
     def send(self, message: mido.Message) -> None:
-        self.free.wait(10.0)
+        self.free.wait(100.0)
         if self.fails:
             raise DeviceError("broken pipe")
         if not self.gone:
@@ -118,7 +109,7 @@ def test_panic_comes_once_and_playing_goes_on(rig: Callable[..., Rig]) -> None:
     with r.out:
         r.played(event("on", 0, 60, 50.0))
         r.out.panic()
-        wait_for(lambda: r.ports[0].sent[-1] == PANIC[-1])
+        wait_for(lambda: r.ports[0].sent[-3:] == PANIC)
         assert r.ports[0].sent[8:] == ["803c40", "e00040", *PANIC]
         sent = r.played(event("off", 100), event("on", 200, 62))
         assert sent[13:] == ["903e50"]  # the off of a note that panic ended is not sent again
@@ -129,7 +120,7 @@ def test_off_is_silence_and_on_again_waits_for_a_note(rig: Callable[..., Rig]) -
     with r.out:
         r.played(event("on", 0))
         r.settings = replace(r.settings, enable=False)
-        wait_for(lambda: r.ports[0].sent[-1] == PANIC[-1])  # without any event
+        wait_for(lambda: r.ports[0].sent[-3:] == PANIC)  # without any event
         n = len(r.ports[0].sent)
         assert (
             r.played(event("pitch", 480, 60, 30.0), event("off", 600), event("on", 700, 62))[n:]
@@ -201,7 +192,8 @@ def test_a_port_that_breaks_or_goes_is_told_once_and_used_when_it_is_back(
             wait_for(lambda r=r: r.out.ports == ("a (lost)", "b"))
             r.played(event("off", 300, 62), event("on", 400, 64))
             setattr(r.ports[0], how, False)
-            wait_for(lambda r=r: r.out.ports == ("a", "b"))
+            wait_for(lambda r=r: len(r.said) == 2)  # after it was announced
+            assert r.out.ports == ("a", "b")
             n = len(r.ports[0].sent)
             r.played(event("off", 500, 64), event("on", 600, 66))
             assert r.ports[0].sent[n - 6 :] == [*RPN_0, "904250"]  # nothing of the old notes
@@ -254,7 +246,7 @@ def test_a_full_queue_never_parts_an_on_from_its_off(rig: Callable[..., Rig]) ->
                 n_offered += len(events)
                 start_s = time.perf_counter()
                 r.out.put(events, sample)
-                assert time.perf_counter() - start_s < 2.0  # never waits for the stalled port
+                assert time.perf_counter() - start_s < 50.0  # never waits for the stalled port
         r.ports[0].free.set()
         wait_for(lambda: r.out._n_taken == r.out._n_put)
         assert r.out._n_put + r.out.n_dropped == n_offered
@@ -286,7 +278,7 @@ def test_the_gate_keeps_a_place_for_each_off() -> None:
 def test_vkb_midi_over_udp() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daw:
         daw.bind(("127.0.0.1", 0))
-        daw.settimeout(10.0)
+        daw.settimeout(30.0)
         target = f"osc:127.0.0.1:{daw.getsockname()[1]}"
         with MidiOut([target], MidiSettings, RATE) as out:
             assert out.ports == (target,)
@@ -360,42 +352,11 @@ def test_windows_is_told_of_loopmidi(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- real ports, through JACK ---------------------------------------------------------------------
 
 
-class Jack:
-    """A sound server of this test's own."""
-
-    def start(self) -> None:
-        # -S: else, whenever it is late, some of what its clients exchange is lost or comes twice
-        command = f"jackd -n {os.environ['JACK_DEFAULT_SERVER']} -S --no-realtime"
-        self.process = subprocess.Popen(
-            [*command.split(), "-d", "dummy", "-r", "48000", "-p", "128"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(midi_out._jack_server, 20.0)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """End it so that nothing stays behind: JACK keeps a killed server's place, one of eight."""
-        if self.process.poll() is not None:
-            self.start()
-        self.process.terminate()
-        self.process.wait()
-
-
 @pytest.fixture
-def jack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jack]:
-    if not shutil.which("jackd"):
-        pytest.skip("JACK is missing: apt install jackd2")
-    monkeypatch.setenv("JACK_DEFAULT_SERVER", f"v3t{os.getpid()}")
-    monkeypatch.setenv("JACK_NO_AUDIO_RESERVATION", "1")
+def jack(jack_server: JackServer, monkeypatch: pytest.MonkeyPatch) -> JackServer:
     monkeypatch.setattr(midi_out, "_ALSA_SEQUENCER", midi_out.Path("/nowhere"))
-    server = Jack()
-    server.start()
-    yield server
-    server.stop()
+    monkeypatch.setattr(midi_out, "RETRY_S", 0.05)
+    return jack_server
 
 
 class Receiver:
@@ -427,8 +388,7 @@ class Receiver:
         self._in.delete()
 
 
-def test_a_virtual_port_in_jack(jack: Jack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(midi_out, "RETRY_S", 0.05)
+def test_a_virtual_port_in_jack(jack: JackServer) -> None:
     said: list[str] = []
     with MidiOut(["virtual:Solo"], MidiSettings, RATE, said.append) as out:
         receiver = Receiver("v3audio:Solo", out)
@@ -439,14 +399,15 @@ def test_a_virtual_port_in_jack(jack: Jack, monkeypatch: pytest.MonkeyPatch) -> 
         out.panic()
         wait_for(lambda: receiver.got == [*expected, "803e40", *PANIC])
 
-        jack.kill()  # nothing is raised by it: the library goes on as if it were there
+        jack.end(signal.SIGKILL)  # nothing is raised by it: the library goes on as if it were there
         receiver.close()
         out.put([event("on", 960, 64)], 960)
         for sample in range(960, 10**6, 960):  # more than a dead server's buffer holds
             out.put([event("pitch", sample, 64, (sample // 960 % 2) * 50.0)], sample)
         wait_for(lambda: out.ports == ("Solo (lost)",))
         jack.start()
-        wait_for(lambda: out.ports == ("Solo",), 20.0)
+        wait_for(lambda: len(said) == 2)  # announced again, before anybody listens
+        assert out.ports == ("Solo",)
         receiver = Receiver("v3audio:Solo", out)
         out.put([event("off", 1440, 64), event("on", 1440, 65)], 1440)
         wait_for(lambda: receiver.got == ["904150"])
@@ -458,10 +419,7 @@ def test_a_virtual_port_in_jack(jack: Jack, monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-def test_a_named_port_in_jack_vanishes_and_comes_back(
-    jack: Jack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(midi_out, "RETRY_S", 0.05)
+def test_a_named_port_in_jack_vanishes_and_comes_back(jack: JackServer) -> None:
     receiver = Receiver()
     wait_for(lambda: list_midi_outputs() == ["receiver:in"])
     with (

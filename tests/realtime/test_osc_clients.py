@@ -25,7 +25,7 @@ needs_liblo = pytest.mark.skipif(
 
 def oscsend(port: int, address: str, types: str = "", *args: object) -> None:
     command = ["oscsend", "127.0.0.1", str(port), address, *([types] if types else [])]
-    subprocess.run([*command, *map(str, args)], check=True, timeout=10)
+    subprocess.run([*command, *map(str, args)], check=True, timeout=60)
 
 
 def values(control: Control) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ def test_python_osc_speaks_with_it(server: OscServer, desk: Desk) -> None:
     client = SimpleUDPClient("127.0.0.1", server.port)
     client.send_message("/v3/n/mix", 0.5)
     client.send_message("/v3/get", "/v3/mix")
-    answers = client.get_messages(5)
+    answers = client.get_messages(30)
     assert next(answers).params == [0.5]
     client.send_message("/v3/morph/xy", [0.25, 2.0])
     assert next(answers).params == [0.25, 1.0]

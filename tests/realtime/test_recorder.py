@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 import realtime.recorder as recorder
+from benchmarks.jack_rig import wait_for
 from realtime.recorder import LiveMidiFile, SoundFileSink, TakeRecorder, take_path, takes_dir
 from v3audio.errors import AudioFileError, ConfigError
 from v3audio.notes import NoteEvent
@@ -32,13 +33,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits file siz
 def event(kind: str, sample: int, midi: int = 60, cents: float = 0.0) -> NoteEvent:
     velocity = 0 if kind == "off" else 80
     return NoteEvent(kind, sample, midi, velocity, cents, 1.0)  # type: ignore[arg-type]
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    tick, end_s = threading.Event(), time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen"
-        tick.wait(0.002)
 
 
 def played(path: Path) -> list[tuple[int, str, int]]:
@@ -225,7 +219,7 @@ def test_what_a_killed_program_recorded_is_valid_and_found(tmp_path: Path) -> No
     child = subprocess.Popen([sys.executable, "-c", PLAYING], cwd=tmp_path, stdin=subprocess.PIPE,
                              env=os.environ | {"PYTHONPATH": os.getcwd()})  # fmt: skip
     try:
-        wait_for(is_there, 60.0)
+        wait_for(is_there)
     finally:
         child.kill()
         child.communicate()
@@ -254,7 +248,7 @@ def test_a_disk_that_does_not_answer_costs_blocks_but_no_place_and_no_off(
 
     def slow(file: object, data: bytes) -> None:
         stuck.set()
-        answers.wait(20.0)
+        answers.wait(60.0)
         write_all(file, data)  # type: ignore[arg-type]
 
     said: list[str] = []

@@ -13,7 +13,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from training import rooms, soundfonts
-from training.melodies import SAMPLE_RATE, Clip, f0_at, iter_clips, render
+from training.clips import SAMPLE_RATE, Clip, f0_at, find_clips
+from training.melodies import render
 from training.phrases import TICKS_PER_S, compose
 from training.soundfonts import (
     BLOCK,
@@ -80,7 +81,7 @@ def _period_pitch(sound: NDArray[np.float32], about: float) -> float:
 
 @needs_fluidsynth
 def test_a_folder_holds_what_it_promises(folder: Path) -> None:
-    clips = list(iter_clips(folder))
+    clips = find_clips(folder)
     assert [clip.noisy.name for clip in clips] == [f"0000{i}.flac" for i in range(5)]
     programs = set()
     for clip in clips:
@@ -101,7 +102,7 @@ def test_a_folder_holds_what_it_promises(folder: Path) -> None:
 
 @needs_fluidsynth
 def test_labels_agree_with_the_sound(folder: Path) -> None:
-    for clip in iter_clips(folder):
+    for clip in find_clips(folder):
         _, clean = clip.read()
         assert clean is not None
         errors = []
@@ -127,7 +128,7 @@ def test_labels_agree_with_the_sound(folder: Path) -> None:
 @needs_fluidsynth
 def test_onsets_stand_where_the_sound_begins(folder: Path) -> None:
     checked = 0
-    for clip in iter_clips(folder):
+    for clip in find_clips(folder):
         if clip.info()["name"] not in ("vibraphone", "nylon guitar", "clarinet"):
             continue  # bows start softly, voices have consonants before the note
         _, clean = clip.read()
@@ -294,7 +295,7 @@ def test_phrases_wander_over_the_whole_range(sustained: bool) -> None:
 
 @needs_fluidsynth
 def test_contours_give_pitch_inside_notes_only(folder: Path) -> None:
-    clip = next(iter_clips(folder))
+    clip = find_clips(folder)[0]
     for note in clip.notes():
         inside = clip.f0_at(np.linspace(note.onset_s, note.offset_s - 0.002, 50))
         assert not np.isnan(inside).any()
@@ -338,7 +339,7 @@ def test_voices_need_no_fluidsynth_and_sing_in_tune(
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     monkeypatch.setattr(soundfonts, "_LIBRARY_PLACES", ())
     render(tmp_path / "out", seed=2, n_clips=2, clip_s=6.0, voice_share=1.0)
-    clips = list(iter_clips(tmp_path / "out"))
+    clips = find_clips(tmp_path / "out")
     assert [clip.info()["program"] for clip in clips] == ["voice-17", "voice-18"]
     for clip in clips:
         _, clean = clip.read()
@@ -360,10 +361,10 @@ def test_a_plain_folder_of_recordings_is_read_too(tmp_path: Path) -> None:
     stereo = np.stack([_tone(440, [0.5], 44100), np.zeros(44100, np.float32)], axis=1)
     soundfile.write(tmp_path / "take.wav", stereo, 44100)
     (tmp_path / "notes.txt").write_text("not sound")
-    clips = list(iter_clips(tmp_path))
+    clips = find_clips(tmp_path)
     assert clips == [Clip(tmp_path / "take.wav", None, None)]
     sound, clean = clips[0].read()
     assert clean is None and len(sound) == SAMPLE_RATE
     assert clips[0].notes() == [] and clips[0].info() == {}
     with pytest.raises(ConfigError, match="data melodies"):
-        list(iter_clips(tmp_path / "empty"))
+        find_clips(tmp_path / "empty")

@@ -11,6 +11,8 @@ from training.paper.datasets import DataConfig, clips_of
 from training.paper.fragments import Fragments, draw
 from v3audio.errors import ConfigError
 
+N_NOTES = 18  # of a file: an octave and a half
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -107,24 +109,31 @@ def test_rows_are_cut_into_clips() -> None:
     assert cut.style.tolist() == [0, 0, 1, 1]
 
 
+@pytest.fixture
+def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insnotes, "NOTES_PER_FILE", N_NOTES)
+
+
 @pytest.mark.parametrize("note", [60, 65, 71])
-def test_spectra_peak_at_the_pitch(note: int) -> None:
+def test_spectra_peak_at_the_pitch(short_files: None, note: int) -> None:
     hz = 440 * 2 ** ((note - 69) / 12)
-    t = np.arange(insnotes.NOTES_PER_FILE * insnotes.STEP_SAMPLES) / insnotes.SAMPLE_RATE
+    t = np.arange(N_NOTES * insnotes.STEP_SAMPLES) / insnotes.SAMPLE_RATE
     sound = np.float32(0.5 * np.sin(2 * np.pi * hz * t))
     x = insnotes.log_frequency(sound)
-    assert x.shape == (120, 144, 4)
+    assert x.shape == (N_NOTES, 144, 4)
     peak = insnotes.LOG_LOW_HZ * 2 ** (x[3].mean(1).argmax() / insnotes.LOG_PER_OCTAVE)
     assert abs(12 * np.log2(peak / hz)) <= 0.26  # half a quarter tone
     x = insnotes.spectrogram(sound)
-    assert x.shape == (120, 512, 32)
+    assert x.shape == (N_NOTES, 512, 32)
     peak = x[3].mean(1).argmax() * insnotes.SAMPLE_RATE / insnotes.N_FFT
     assert abs(peak - hz) <= insnotes.SAMPLE_RATE / insnotes.N_FFT / 2
     assert x[3].max() == pytest.approx(np.log(0.5), abs=0.2)  # a sine reads its amplitude
 
 
 @pytest.mark.fluidsynth
-def test_insnotes_are_the_same_again_and_play_their_notes(tmp_path: Path) -> None:
+def test_insnotes_are_the_same_again_and_play_their_notes(
+    short_files: None, tmp_path: Path
+) -> None:
     import soundfile
 
     from training.paper.sounds import pitch_of
@@ -134,9 +143,9 @@ def test_insnotes_are_the_same_again_and_play_their_notes(tmp_path: Path) -> Non
     path = Path("073") / "00.flac"
     assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     sound, rate = soundfile.read(tmp_path / "a" / path, dtype="float32")
-    assert rate == 16_000 and len(sound) == 120 * 16_896
+    assert rate == 16_000 and len(sound) == N_NOTES * 16_896
     assert np.abs(sound).max() == pytest.approx(0.9, abs=0.01)
-    for note in (0, 13, 119):
+    for note in (0, 13, N_NOTES - 1):
         one = sound[note * insnotes.STEP_SAMPLES :][:16_000]
         assert pitch_of(one) == pytest.approx(60 + note % 12, abs=0.5)
     data, normaliser = insnotes.load(tmp_path / "a", (73,), slice(1), "log-frequency")

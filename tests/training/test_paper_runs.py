@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import training
-from training.paper import phonenums, report, runs
+from training.paper import insnotes, phonenums, probes, report, runs
 from training.paper.insnotes import Normaliser
 from training.paper.measure import Recombined, pitch_kept
 from training.paper.runs import Recipe, plan
@@ -21,7 +21,16 @@ from v3audio.cli import app
 from v3audio.config import from_table, load_toml
 from v3audio.errors import ConfigError
 
+N_NOTES = 4  # of a file, where one note is looked at
 RECIPES = Path(training.__file__).parent / "recipes"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty_probes() -> Iterator[None]:
+    """What probes find is tested elsewhere; here a few steps of them do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "_STEPS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -171,34 +180,35 @@ def test_data_commands(tmp_path: Path) -> None:
                       ConfigError | SystemExit)
 
 
+@pytest.fixture
+def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insnotes, "NOTES_PER_FILE", N_NOTES)
+
+
 def spectrum(note: float, n_harmonics: int = 6) -> np.ndarray:
     """A log-frequency fragment (144, 4) of one harmonic note, through the real front end."""
-    from training.paper import insnotes
-
-    t = np.arange(insnotes.NOTES_PER_FILE * insnotes.STEP_SAMPLES) / SAMPLE_RATE
+    t = np.arange(N_NOTES * insnotes.STEP_SAMPLES) / SAMPLE_RATE
     hz = 440 * 2 ** ((note - 69) / 12)
     sound = sum(np.sin(2 * np.pi * k * hz * t) / k for k in range(1, n_harmonics + 1))
     return insnotes.log_frequency(np.float32(0.2 * sound))[2]
 
 
 @pytest.mark.parametrize("note", [60, 64.3, 71])
-def test_spectra_become_sound_of_their_pitch(note: float) -> None:
+def test_spectra_become_sound_of_their_pitch(short_files: None, note: float) -> None:
     sound = to_sound(spectrum(note), Normaliser(0.0, 1.0))
     assert np.abs(sound).max() == pytest.approx(0.5)
     assert pitch_of(sound) == pytest.approx(note, abs=0.15)
 
 
-def test_spectrograms_become_sound_of_their_pitch() -> None:
-    from training.paper import insnotes
-
-    t = np.arange(insnotes.NOTES_PER_FILE * insnotes.STEP_SAMPLES) / SAMPLE_RATE
+def test_spectrograms_become_sound_of_their_pitch(short_files: None) -> None:
+    t = np.arange(N_NOTES * insnotes.STEP_SAMPLES) / SAMPLE_RATE
     sound = np.float32(sum(np.sin(2 * np.pi * k * 330 * t) / k for k in (1, 2, 3)))
     x = insnotes.spectrogram(sound)[2]
     again = to_sound(x, Normaliser(0.0, 1.0))
     assert pitch_of(again) == pytest.approx(69 + 12 * np.log2(330 / 440), abs=0.15)
 
 
-def test_pitch_kept_counts_slots() -> None:
+def test_pitch_kept_counts_slots(short_files: None) -> None:
     import torch
 
     c, d = spectrum(60), spectrum(62)

@@ -12,15 +12,17 @@ import torch
 from training import render_data, render_train
 from training.render_data import (
     NOTE_PAD,
-    SYNTH_RATE,
     InstrumentTable,
     RenderDataConfig,
     analyse_note,
     frame_times,
 )
 from training.render_train import LossConfig, OptimConfig, Recipe, RunConfig, StyleConfig
+from v3audio import render_loss, spectra
 from v3audio.errors import ConfigError
+from v3audio.loudness import k_weight
 from v3audio.renderer import RendererConfig
+from v3audio.spectra import SYNTH_RATE
 
 SMALL = RendererConfig(hidden=48, n_blocks=1)
 HOLD_S = 0.5
@@ -107,10 +109,10 @@ def test_predicted_mel_equals_measured_mel() -> None:
     midi = 62
     rms = 0.1 * np.arange(1, 101.0) ** -1.0
     sound = tone(midi, rms)
-    measured = render_data.mel_power(sound, np.array([NOTE_PAD + 12_000]))[0]
+    measured = spectra.mel_power(sound, np.array([NOTE_PAD + 12_000]))[0]
     hz = 440 * 2 ** ((midi - 69) / 12) * np.arange(1, 101)
     power = torch.from_numpy(rms**2 * (hz < 20_000)).float()
-    predicted = (power @ render_train.harmonic_mel(midi, 100)).numpy()
+    predicted = (power @ render_loss.harmonic_mel(midi, 100)).numpy()
     loud = measured > measured.max() * 1e-4
     assert loud.sum() > 40
     np.testing.assert_allclose(10 * np.log10(predicted[loud]), 10 * np.log10(measured[loud]),
@@ -120,9 +122,9 @@ def test_predicted_mel_equals_measured_mel() -> None:
 def test_predicted_noise_mel_equals_measured_mel() -> None:
     sigma = 0.1
     x = (sigma * np.random.default_rng(0).standard_normal(200_000)).astype(np.float32)
-    measured = render_data.mel_power(x, np.arange(5_000, 195_000, 1_000)).mean(0)
+    measured = spectra.mel_power(x, np.arange(5_000, 195_000, 1_000)).mean(0)
     bands = sigma**2 / (SYNTH_RATE / 2) * np.diff(SMALL.noise_edges_hz())
-    predicted = (torch.from_numpy(bands).float() @ render_train.noise_mel(SMALL)).numpy()
+    predicted = (torch.from_numpy(bands).float() @ render_loss.noise_mel(SMALL)).numpy()
     np.testing.assert_allclose(10 * np.log10(predicted[2:]), 10 * np.log10(measured[2:]), atol=1.0)
 
 
@@ -151,7 +153,7 @@ def test_decay_is_measured_over_pitch(tables: list[InstrumentTable]) -> None:
 
 
 def test_k_weighting() -> None:
-    gain = 10 * np.log10(render_train.k_weight(np.array([38.0, 997.0, 10_000.0])))
+    gain = 10 * np.log10(k_weight(np.array([38.0, 997.0, 10_000.0])))
     assert gain[0] == pytest.approx(-6.0, abs=0.1)  # the high-pass's corner
     assert gain[1] == pytest.approx(0.69, abs=0.05)  # the -0.691 of BS.1770 undoes it
     assert gain[2] == pytest.approx(4.0, abs=0.2)
@@ -200,12 +202,12 @@ def test_measured_frames_play_back_as_the_note(tables: list[InstrumentTable]) ->
         SMALL, found.age_s, np.concatenate([found.harmonics, found.noise], 1))
     played = render_train.play_like(source, np.zeros(16, np.float32), found, 0.0, 0.45)
     centres = np.arange(4_800, 19_200, 480)
-    real = render_data.mel_power(sound, centres + NOTE_PAD)
-    assert render_train.mel_distance(real, render_data.mel_power(played, centres)) < 0.2
+    real = spectra.mel_power(sound, centres + NOTE_PAD)
+    assert render_train.mel_distance(real, spectra.mel_power(played, centres)) < 0.2
     octave = analyse_note(tone(72, 0.1 * np.arange(1, 31.0) ** -1.2), 72, 80, HOLD_S, SMALL)
     assert octave is not None
     wrong = render_train.play_like(source, np.zeros(16, np.float32), octave, 0.0, 0.45)
-    assert render_train.mel_distance(real, render_data.mel_power(wrong, centres)) > 0.5
+    assert render_train.mel_distance(real, spectra.mel_power(wrong, centres)) > 0.5
 
 
 def test_style_table_hears_the_tones(tables: list[InstrumentTable]) -> None:

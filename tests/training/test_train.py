@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 
 from training import checkpoint
 from training.calibrate import calibrate_bundle, common_offset
-from training.dataset import build_table, find_clips, windows_of
+from training.clips import find_clips
+from training.dataset import FrameTable, build_table, windows_of
 from training.losses import LossConfig
 from training.train import (
     DataConfig,
@@ -72,6 +74,24 @@ def recipe(melodies: Path, tmp_path: Path) -> Recipe:
         model=MODEL, optim=OptimConfig(warm_up=5))
 
 
+class Fresh(NamedTuple):
+    """A seeded model that has seen nothing, and what to draw its batches from."""
+
+    model: V3Model
+    table: FrameTable
+    generator: torch.Generator
+
+    def batch(self, clips=8, ahead=0):
+        return draw_batch(self.table, list(range(8)), clips, 12, self.generator, ahead)
+
+
+@pytest.fixture
+def fresh(melodies: Path) -> Fresh:
+    torch.manual_seed(0)
+    table = build_table(melodies, MODEL.geometry, 256, 4)
+    return Fresh(V3Model(MODEL), table, torch.Generator().manual_seed(0))
+
+
 def test_windows_end_where_they_should():
     g = Geometry()
     audio = np.arange(1, 5001, dtype=np.float32)
@@ -81,25 +101,17 @@ def test_windows_end_where_they_should():
     assert rows[20, -1] == 21 * 160
 
 
-def test_the_loss_falls_on_one_batch(recipe):
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
-    model = V3Model(MODEL)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    batch = draw_batch(table, list(range(8)), 8, 12, generator)
-    history = [train_step(model, optimizer, batch, recipe, generator) for _ in range(60)]
+def test_the_loss_falls_on_one_batch(recipe, fresh):
+    optimizer, batch = torch.optim.AdamW(fresh.model.parameters(), lr=2e-3), fresh.batch()
+    history = [train_step(fresh.model, optimizer, batch, recipe, fresh.generator)
+               for _ in range(60)]
     assert history[-1]["reconstruction"] < 0.4 * history[0]["reconstruction"]
     assert history[-1]["total"] < 0.6 * history[0]["total"]
 
 
-def test_every_part_gets_a_gradient(recipe):
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
-    model = V3Model(MODEL)
-    batch = draw_batch(table, list(range(8)), 8, 12, generator, ahead=4)
-    model.codebook.start(model.encode(batch.views).content.detach(), generator)
+def test_every_part_gets_a_gradient(fresh):
+    model, batch = fresh.model, fresh.batch(ahead=4)
+    model.codebook.start(model.encode(batch.views).content.detach(), fresh.generator)
     terms, _, _ = forward_terms(model, batch, LossConfig())
     sum(terms.values()).backward()
     for name, parameter in model.named_parameters():
@@ -152,7 +164,8 @@ def test_run_calibrate_and_load(recipe, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
     lines: list[str] = []
-    folder = main(path, ["run.steps=120", "run.style_steps=4", "optim.lr=2e-3"], say=lines.append)
+    folder = main(path, ["run.steps=120", "run.style_steps=4", "run.checkpoint_every=62",
+                         "optim.lr=2e-3"], say=lines.append)
     assert (folder.parent / "recipe.toml").exists()
     assert load_bundle(folder).code_map is None
     report = calibrate_bundle(folder, recipe.data.folder, picture=False)
@@ -189,17 +202,11 @@ def test_empty_folder_says_what_to_type(tmp_path):
         find_clips(tmp_path)
 
 
-def test_late_steps_keep_content_and_codes(recipe):
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    table = build_table(recipe.data.folder, MODEL.geometry, 256, 4)
-    model = V3Model(MODEL)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    train_step(model, optimizer, draw_batch(table, list(range(8)), 4, 12, generator), recipe,
-               generator)
+def test_late_steps_keep_content_and_codes(recipe, fresh):
+    model, optimizer = fresh.model, torch.optim.AdamW(fresh.model.parameters(), lr=1e-2)
+    train_step(model, optimizer, fresh.batch(4), recipe, fresh.generator)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    batch = draw_batch(table, list(range(8)), 4, 12, generator, ahead=4)
-    train_step(model, optimizer, batch, recipe, generator)
+    train_step(model, optimizer, fresh.batch(4, ahead=4), recipe, fresh.generator)
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert not any(k.startswith(("content_head", "codebook")) for k in moved)
     assert any(k.startswith("style_head") for k in moved)

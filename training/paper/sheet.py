@@ -5,7 +5,6 @@ The page needs no network: pictures and sounds are in it.
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from pathlib import Path
@@ -19,6 +18,7 @@ from training.paper.insnotes import FRAMES, SAMPLE_RATE, Normaliser
 from training.paper.measure import Recombined
 from training.paper.sounds import to_sound
 from v3audio.paths import atomic_write
+from v3audio.pictures import data_url
 
 _STYLE = """
 body { font: 14px sans-serif; margin: 2em; }
@@ -78,10 +78,10 @@ def _png(pixels: NDArray[np.float32]) -> str:
 
     out = io.BytesIO()
     Image.fromarray(np.uint8(255 * np.clip(pixels, 0, 1))).save(out, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url("image/png", out.getvalue())
 
 
 def _flac(x: NDArray[np.float32], normaliser: Normaliser) -> str:
     out = io.BytesIO()
     soundfile.write(out, to_sound(x, normaliser), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return f"data:audio/flac;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url("audio/flac", out.getvalue())

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 from v3audio.cli.common import complain, messages_to
-from v3audio.cli.timbres import note_name
+from v3audio.settings import note_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

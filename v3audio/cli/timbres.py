@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from v3audio.cli.common import complain
+from v3audio.settings import note_name
 
 timbres_app = typer.Typer(name="timbres", help="List, show and exchange timbres.")
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `timbres list` prints it.")]
-_NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 @timbres_app.command("list")
@@ -84,8 +84,3 @@ def where() -> None:
 
     print(f"yours    {user_timbres_dir()}")
     print(f"shipped  {presets_dir() / 'timbres'}")
-
-
-def note_name(midi: int) -> str:
-    """Name of a MIDI note with its octave, 60 being C4."""
-    return f"{_NOTE_NAMES[midi % 12]}{midi // 12 - 1}"

@@ -1,0 +1,75 @@
+"""The compiled arithmetic of a live frame (`_frame.c`), where installing v3audio could build it.
+
+Without it (no compiler at hand) everything works the same, in numpy, at twice the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+"""Of its functions: what an older `_frame.c` was built to is left alone."""
+PAD = 16
+"""Kernels' lengths are multiples of this."""
+MOST = 4096
+"""Samples of a window, and values of anything else, that fit into its working space."""
+
+
+@cache
+def library() -> ctypes.PyDLL | None:
+    """What was built, for this processor, or None."""
+    plain = _load("_frame")
+    return (_load("_frame_avx2") or plain) if plain and plain.has_avx2() else plain
+
+
+def _load(name: str) -> ctypes.PyDLL | None:
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(name + suffix)
+        with suppress(OSError, AttributeError):  # none, or one of another system
+            found = ctypes.PyDLL(str(path))  # which keeps Python's lock: see `_frame.c`
+            if found.version() == VERSION:
+                return found
+    return None
+
+
+def bind(
+    name: str, *values: int | float | NDArray[Any], result: type[Any] | None = None
+) -> Callable[..., Any] | None:
+    """A compiled function on these numbers and arrays, which are read and written at each call.
+
+    Args:
+        name: as in `_frame.c`.
+        values: its arguments; arrays are contiguous and of its types.
+        result: its ctypes type.
+
+    Returns:
+        To be called again and again, with what arguments are left; None where nothing was compiled.
+    """
+    if (functions := library()) is None:
+        return None
+    function = functions[name]
+    function.restype = result
+    return partial(function, *map(_argument, values))
+
+
+def address(array: NDArray[Any]) -> ctypes.c_void_p:
+    """Where an array's numbers begin, for one call; numpy's own `data_as` takes longer."""
+    return ctypes.c_void_p(array.__array_interface__["data"][0])
+
+
+def _argument(value: int | float | NDArray[Any]) -> Any:
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous, "arrays are handed over as they lie"
+        pointer = address(value)
+        pointer.array = value  # type: ignore[attr-defined]  # lest it go
+        return pointer
+    return ctypes.c_int(value) if isinstance(value, int) else ctypes.c_float(value)
