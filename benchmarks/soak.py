@@ -125,11 +125,11 @@ def soak(server: JackServer, sound: Samples, minutes: float) -> dict[str, Any]:
             stop.set()
             watch.join()
         lost = musician.n_lost
-        player.send_signal(signal.SIGINT)
+        player.send_signal(signal.SIGTERM)  # a job of a shell may have SIGINT ignored
         out, _ = player.communicate(timeout=30)
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last_drawn.decode(errors="replace"))
     sys.stdout.write(drawn[-2500:] + "\n")
-    control.send_signal(signal.SIGINT)
+    control.send_signal(signal.SIGTERM)
     control.wait(10)
     report = json.loads(out.splitlines()[-1])
     own = [

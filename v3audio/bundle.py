@@ -130,11 +130,7 @@ class Bundle:
 
         config, weights = self._renderer_parts()
         with _weights_as_described(self.folder / RENDERER):
-            net = FrozenNet(weights, config)
-            n_found = len(net(weights["style_mean"], 60.0, -20.0, 0.0))
-            if n_found != config.n_harmonics + config.n_noise:
-                raise ValueError(f"{n_found} harmonics and noise bands")
-        return net
+            return FrozenNet(weights, config)
 
     def _model_config(self) -> ModelConfig:
         from v3audio.geometry import ModelConfig

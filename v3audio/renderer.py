@@ -124,6 +124,9 @@ class FrozenNet:
     Args:
         weights: of the network, by their names in it.
         config: its sizes.
+
+    Raises:
+        KeyError, ValueError: the weights are of another network.
     """
 
     def __init__(self, weights: Mapping[str, FloatArray], config: RendererConfig) -> None:
@@ -149,6 +152,8 @@ class FrozenNet:
         n_in = config.n_style + N_CONTROLS
         self._x = np.zeros(n_in + -n_in % compiled.PAD, np.float32)
         self._out = np.empty(config.n_harmonics + config.n_noise, np.float32)
+        if self._exit[1].shape != self._out.shape:
+            raise ValueError(f"{len(self._exit[1])} harmonics and noise bands")
         padded = np.zeros((config.hidden, len(self._x)), np.float32)
         padded[:, :n_in] = self._entry[0]
         layers = [(padded, self._entry[1]), *itertools.chain(*self._blocks), self._exit]
