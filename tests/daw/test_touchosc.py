@@ -83,10 +83,11 @@ def test_every_message_is_taken_by_the_table_as_it_is(root) -> None:
     assert triggers >= {"/v3/midi/panic", "/v3/dump", "/v3/timbre/next", "/v3/timbre/prev"}
 
 
-def test_every_timbre_and_choice_has_a_button(root) -> None:
+def test_the_first_timbres_and_every_choice_have_a_button(root) -> None:
     sent = [(address, *low) for address, low, _ in messages(root)]
-    for entry in list_timbres():
-        assert ("/v3/timbre", entry.name) in sent
+    names = [entry.name for entry in list_timbres() if entry.is_shipped]
+    for name in names[:24]:  # the page has room for so many; "next" goes through all
+        assert ("/v3/timbre", name) in sent
     for control in CONTROLS:
         for word in control.choices:
             assert (control.address, word) in sent
