@@ -45,7 +45,6 @@ CONTEXT_S = 4.0  # ...that see this much of their neighbours
 N_KEPT = 12  # most probable notes of a frame that are kept; what is rarer decides nothing
 FIRST_ROOM = 1 << 16  # frames that `_Kept` has room for at first: 11 minutes
 
-
 log = logging.getLogger(__name__)
 
 

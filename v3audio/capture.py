@@ -182,19 +182,7 @@ def capture(
 ) -> Take:
     """Hear recordings of one instrument and make a timbre of them, not yet saved.
 
-    Args:
-        name: letters, digits, ``-`` and ``_``.
-        files: recordings of that instrument alone, one note at a time; seconds are enough, notes
-            all over its range are better.
-        model: name or folder of a model; None for the shipped one.
-        device: as `api.transcribe`.
-        licence: under which the recordings, and so the timbre, may be used.
-        progress: told input samples done and in all.
-        hearing: replaces the model's.
-
-    Raises:
-        TimbreError: a bad name, or less than a second of sounding notes.
-        AudioFileError, BundleError, DeviceError: as `api.transcribe`.
+    Arguments and errors are those of `v3audio.api.capture`.
     """
     check_name(name)
     sounds = [api._open(path) for path in files]

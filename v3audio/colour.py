@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from v3audio.notes import Note
-from v3audio.render_loss import loss_terms, relative
+from v3audio.render_loss import SILENT, loss_terms, relative
 from v3audio.renderer import COLOUR_LOW, COLOUR_ROWS, COLOUR_STEP, TOP_HZ, RendererConfig
 from v3audio.renderer_net import RendererNet
 from v3audio.spectra import MEL_FLOOR, SYNTH_RATE, take_apart
@@ -133,8 +133,8 @@ class Bench:
         at = torch.stack([frames["pitch"][rows].median() for rows in of_note])
         with torch.no_grad():
             plain = self._plain(style)
-            wanted = relative(frames["harmonics"], frames["noise"]).clamp(min=-14)
-            missing = wanted - plain.clamp(min=-14)
+            wanted = relative(frames["harmonics"], frames["noise"]).clamp(min=SILENT)
+            missing = wanted - plain.clamp(min=SILENT)
             # the steady part of each note is where the search begins
             steady = frames["weight"] * (frames["age"] > 0.02) + 1e-6
             gains = torch.stack([

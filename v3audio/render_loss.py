@@ -16,7 +16,8 @@ from v3audio.renderer import RendererConfig
 from v3audio.spectra import MEL_N_FFT, SYNTH_RATE, mel_bank
 from v3audio.units import midi_to_hz
 
-_SILENT = -14.0  # natural log amplitude, relative to the frame, below which nothing is heard
+SILENT = -14.0
+"""Natural log amplitude, relative to the frame, below which nothing is heard."""
 
 
 @lru_cache(maxsize=256)
@@ -85,9 +86,9 @@ def loss_terms(
     mel = mel * (target.sum(1, keepdim=True) / mel.sum(1, keepdim=True))
     error = 0.5 * (torch.log(mel + floor) - torch.log(target + floor)).abs().mean(1)
     measured = relative(batch["harmonics"], batch["noise"])
-    off = (log_rms.clamp(min=_SILENT) - measured.clamp(min=_SILENT)).abs()
+    off = (log_rms.clamp(min=SILENT) - measured.clamp(min=SILENT)).abs()
     k = config.n_harmonics
-    audible = torch.exp(0.15 * measured[:, :k].clamp(min=_SILENT)) * (measured[:, :k] > _SILENT)
+    audible = torch.exp(0.15 * measured[:, :k].clamp(min=SILENT)) * (measured[:, :k] > SILENT)
     of_harmonics = (off[:, :k] * audible).sum(1) / audible.sum(1).clamp(min=1e-3)
     return {
         "mel": (weight * error).mean(),
