@@ -1,11 +1,11 @@
-/* A live frame's arithmetic in one piece: what `live_hearing` and `renderer` otherwise ask of numpy
- * in some hundred small calls. It is the same arithmetic on the same tables, which Python makes and
- * hands over; where no compiler was at hand when v3audio was installed, numpy does it all.
+/* A frame's arithmetic in one piece: what `live_hearing` and `renderer` otherwise ask of numpy in some
+ * hundred small calls. It is the same arithmetic on tables that Python makes and hands over; where no
+ * compiler was at hand when v3audio was installed, numpy does it all.
  *
- * The functions hold Python's lock while they run, a tenth of a millisecond: giving it away and
- * winning it back is what makes a step late where other threads are busy.
+ * The functions hold Python's lock while they run, less than a tenth of a millisecond for a live frame:
+ * giving it away and winning it back is what makes a step late where other threads are busy.
  *
- * Sums run in lanes, as many as the processor that this is compiled for adds at once.
+ * Sums run in eight lanes, which the compiler makes of two times four where the processor has four.
  */
 #include <math.h>
 #include <stdint.h>
@@ -17,23 +17,20 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(__AVX__)
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
 enum {
+    LANES = 8,
     BLOCK = 4 * LANES,
     PAD = 16,   /* kernels' lengths are multiples of this */
     MOST = 4096 /* samples of a window and what is made of it */
 };
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* ctypes loads this; it is never imported. */
 EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 
-EXPORT int version(void) { return 1; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 2; } /* of the functions below; see `compiled.VERSION` */
 
 EXPORT int has_avx2(void)
 {
@@ -45,6 +42,12 @@ EXPORT int has_avx2(void)
 }
 
 INLINE vector at(const float *x) { return *(const vector *)x; }
+INLINE vector all(float x) { return x - (vector){0}; }
+INLINE vector chosen(whole mask, vector a, vector b)
+{
+    return (vector)(((whole)a & mask) | ((whole)b & ~mask));
+}
+INLINE vector most(vector a, vector b) { return chosen(a > b, a, b); }
 
 INLINE float total(vector x)
 {
@@ -54,251 +57,631 @@ INLINE float total(vector x)
     return s;
 }
 
-/* out[i] = sum of a[k] x[k + i], i < BLOCK */
+INLINE float largest(float a, float b) { return a > b ? a : b; }
+INLINE int between(int low, int x, int high) { return x < low ? low : x > high ? high : x; }
+
+INLINE float peak_of(vector x)
+{
+    float y = x[0];
+    for (int i = 1; i < LANES; i++)
+        y = largest(y, x[i]);
+    return y;
+}
+
+/* Natural logarithm of normal numbers above 0, and e to the power of x; Moshier's polynomials, within
+ * two units in the last place. */
+INLINE vector log_of(vector x)
+{
+    const whole bits = (whole)x;
+    vector y = (vector)((bits & 0x007fffff) | 0x3f000000); /* 0.5 .. 1 */
+    const whole low = y < 0.70710678f;
+    const vector e = __builtin_convertvector((bits >> 23) - 126 + low, vector);
+    y = y + (vector)((whole)y & low) - 1;
+    vector s = all(7.0376836292e-2f);
+    s = s * y - 1.1514610310e-1f;
+    s = s * y + 1.1676998740e-1f;
+    s = s * y - 1.2420140846e-1f;
+    s = s * y + 1.4249322787e-1f;
+    s = s * y - 1.6668057665e-1f;
+    s = s * y + 2.0000714765e-1f;
+    s = s * y - 2.4999993993e-1f;
+    s = s * y + 3.3333331174e-1f;
+    const vector square = y * y;
+    return y + (s * y * square - 2.12194440e-4f * e - 0.5f * square) + 0.693359375f * e;
+}
+
+INLINE vector exp_of(vector x)
+{
+    x = most(x, all(-87));
+    x = chosen(x > 88, all(88), x);
+    const vector e = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounded */
+    x = x - e * 0.693359375f + e * 2.12194440e-4f;
+    vector s = all(1.9875691500e-4f);
+    s = s * x + 1.3981999507e-3f;
+    s = s * x + 8.3334519073e-3f;
+    s = s * x + 4.1665795894e-2f;
+    s = s * x + 1.6666665459e-1f;
+    s = s * x + 5.0000001201e-1f;
+    s = s * (x * x) + x + 1;
+    return (vector)((whole)s + (__builtin_convertvector(e, whole) << 23));
+}
+
+/* out[i] = sum of a[k] x[k + i], i < BLOCK. Four taps eight apart at a time share what they read. */
 INLINE void slide(int n, const float *a, const float *x, float *out)
 {
-    vector s = {0}, t = {0}, u = {0}, v = {0};
-    for (int k = 0; k < n; k++) {
-        s += a[k] * at(x + k);
-        t += a[k] * at(x + k + LANES);
-        u += a[k] * at(x + k + 2 * LANES);
-        v += a[k] * at(x + k + 3 * LANES);
-    }
-    *(vector *)out = s;
-    *(vector *)(out + LANES) = t;
-    *(vector *)(out + 2 * LANES) = u;
-    *(vector *)(out + 3 * LANES) = v;
-}
-
-INLINE float largest(float a, float b) { return a > b ? a : b; }
-
-/* Complex FFT of n = 2^m values, Stockham's; turn[k * stride] holds cos and sin of 2 pi k / n. The
- * result lies in (re, im); (re2, im2) are as much room. */
-INLINE void fft(int n, float *re, float *im, float *re2, float *im2, const float *turn, int stride)
-{
-    float *from_re = re, *from_im = im, *to_re = re2, *to_im = im2;
-    for (int l = n / 2, m = 1; l >= 1; l /= 2, m *= 2) {
-        for (int j = 0; j < l; j++) {
-            const float c = turn[2 * j * m * stride], s = -turn[2 * j * m * stride + 1];
-            const float *ar = from_re + j * m, *ai = from_im + j * m;
-            const float *br = ar + l * m, *bi = ai + l * m;
-            float *pr = to_re + 2 * j * m, *pi = to_im + 2 * j * m;
-            for (int k = 0; k < m; k++) {
-                const float dr = ar[k] - br[k], di = ai[k] - bi[k];
-                pr[k] = ar[k] + br[k];
-                pi[k] = ai[k] + bi[k];
-                pr[m + k] = dr * c - di * s;
-                pi[m + k] = dr * s + di * c;
+    vector s[4] = {{0}}, t[4] = {{0}};
+    int k = 0;
+    for (; k + BLOCK <= n; k += BLOCK)
+        for (int i = k; i < k + LANES; i++) {
+            vector y[7];
+            for (int j = 0; j < 7; j++)
+                y[j] = at(x + i + j * LANES);
+            for (int j = 0; j < 4; j++) {
+                s[j] += a[i] * y[j];
+                t[j] += a[i + LANES] * y[j + 1];
+                s[j] += a[i + 2 * LANES] * y[j + 2];
+                t[j] += a[i + 3 * LANES] * y[j + 3];
             }
         }
-        float *t = from_re;
-        from_re = to_re;
-        to_re = t;
-        t = from_im;
-        from_im = to_im;
-        to_im = t;
+    for (; k < n; k++)
+        for (int j = 0; j < 4; j++)
+            s[j] += a[k] * at(x + k + j * LANES);
+    for (int j = 0; j < 4; j++)
+        *(vector *)(out + j * LANES) = s[j] + t[j];
+}
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (whole){__VA_ARGS__})
+#endif
+
+/* Rows become columns. */
+INLINE void transpose(vector x[LANES])
+{
+    vector y[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        y[i] = SHUFFLE(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        y[i + 1] = SHUFFLE(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
     }
-    if (from_re != re) {
-        memcpy(re, from_re, n * sizeof(float));
-        memcpy(im, from_im, n * sizeof(float));
+    vector z[LANES];
+    for (int i = 0; i < LANES; i += 4)
+        for (int k = 0; k < 2; k++) {
+            z[i + 2 * k] = SHUFFLE(y[i + k], y[i + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            z[i + 2 * k + 1] = SHUFFLE(y[i + k], y[i + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        x[i] = SHUFFLE(z[i], z[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        x[i + 4] = SHUFFLE(z[i], z[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
 }
 
-/* Spectrum of n real samples, n / 2 + 1 values; the rest of (re, im), PAD of it, becomes 0.
- * turn: cos and sin of 2 pi k / n. */
-INLINE void real_fft(int n, const float *x, float *re, float *im, const float *turn)
+typedef struct {
+    vector re, im;
+} pair;
+INLINE pair plus(pair a, pair b) { return (pair){a.re + b.re, a.im + b.im}; }
+INLINE pair minus(pair a, pair b) { return (pair){a.re - b.re, a.im - b.im}; }
+INLINE pair turned(pair a) { return (pair){a.im, -a.re}; } /* by -i */
+INLINE pair times(pair a, vector c, vector s) /* c - i s */
 {
-    float zr[MOST / 2 + 1], zi[MOST / 2 + 1], room[MOST];
+    return (pair){a.re * c + a.im * s, a.im * c - a.re * s};
+}
+
+/* LANES complex FFTs side by side, each of n = 2^m values, Stockham's; turn[k * stride] holds cos and
+ * sin of 2 pi k / n. The result lies in what is returned, `x` or `room`. */
+INLINE pair *fft_lanes(int n, pair *x, pair *room, const float *turn, int stride)
+{
+    int m = 1;
+    for (int l = n / 4; l >= 1; l /= 4, m *= 4) {
+        for (int j = 0; j < l; j++) {
+            const int place = 2 * j * m * stride;
+            const vector c1 = all(turn[place]), s1 = all(turn[place + 1]);
+            const vector c2 = all(turn[2 * place]), s2 = all(turn[2 * place + 1]);
+            const vector c3 = all(turn[3 * place]), s3 = all(turn[3 * place + 1]);
+            const pair *from = x + j * m;
+            pair *to = room + 4 * j * m;
+            for (int k = 0; k < m; k++) {
+                const pair a = from[k], b = from[k + l * m], c = from[k + 2 * l * m];
+                const pair d = from[k + 3 * l * m];
+                const pair ac = plus(a, c), bd = plus(b, d), a_c = minus(a, c);
+                const pair b_d = turned(minus(b, d));
+                to[k] = plus(ac, bd);
+                to[k + m] = times(plus(a_c, b_d), c1, s1);
+                to[k + 2 * m] = times(minus(ac, bd), c2, s2);
+                to[k + 3 * m] = times(minus(a_c, b_d), c3, s3);
+            }
+        }
+        pair *t = x;
+        x = room;
+        room = t;
+    }
+    if (m == n)
+        return x;
+    for (int k = 0; k < m; k++) {
+        room[k] = plus(x[k], x[k + m]);
+        room[k + m] = minus(x[k], x[k + m]);
+    }
+    return room;
+}
+
+INLINE void fft_of_4(pair x[4])
+{
+    const pair a = plus(x[0], x[2]), b = minus(x[0], x[2]), c = plus(x[1], x[3]);
+    const pair d = turned(minus(x[1], x[3]));
+    x[0] = plus(a, c);
+    x[1] = plus(b, d);
+    x[2] = minus(a, c);
+    x[3] = minus(b, d);
+}
+
+/* Complex FFT of n = 2^m values, 64 and more. turn: `fft.turn(2 n)`. */
+INLINE void fft(int n, float *re, float *im, const float *turn)
+{
+    pair x[MOST / LANES], room[MOST / LANES];
+    const int m = n / LANES;
+    for (int k = 0; k < m; k++)
+        x[k] = (pair){at(re + k * LANES), at(im + k * LANES)};
+    const pair *found = fft_lanes(m, x, room, turn, 2 * LANES);
+    const float *lane = turn + 4 * n, half = 0.70710678f;
+    for (int q = 0; q < m; q += LANES) {
+        vector xr[LANES], xi[LANES];
+        for (int b = 0; b < LANES; b++) {
+            xr[b] = found[q + b].re;
+            xi[b] = found[q + b].im;
+        }
+        transpose(xr);
+        transpose(xi);
+        pair even[4], odd[4];
+        for (int b = 0; b < LANES; b++, lane += 2 * LANES) {
+            const pair y = times((pair){xr[b], xi[b]}, at(lane), at(lane + LANES));
+            *(b % 2 ? odd + b / 2 : even + b / 2) = y;
+        }
+        fft_of_4(even);
+        fft_of_4(odd);
+        odd[1] = times(odd[1], all(half), all(half));
+        odd[2] = turned(odd[2]);
+        odd[3] = times(odd[3], all(-half), all(half));
+        for (int b = 0; b < 4; b++) {
+            const pair low = plus(even[b], odd[b]), high = minus(even[b], odd[b]);
+            *(vector *)(re + b * m + q) = low.re;
+            *(vector *)(im + b * m + q) = low.im;
+            *(vector *)(re + (b + 4) * m + q) = high.re;
+            *(vector *)(im + (b + 4) * m + q) = high.im;
+        }
+    }
+}
+
+/* The first n_bins of the n / 2 + 1 values of the spectrum of n real samples. turn: `fft.turn(n)`. */
+INLINE void real_fft(int n, const float *x, int n_bins, float *re, float *im, const float *turn)
+{
+    float zr[MOST / 2 + 1], zi[MOST / 2 + 1];
     const int half = n / 2;
-    zr[0] = x[0];
-    zi[0] = x[1];
-    for (int k = 1; k < half; k++) {
+    for (int k = 0; k < half; k++) {
         zr[k] = x[2 * k];
         zi[k] = x[2 * k + 1];
     }
-    fft(half, zr, zi, room, room + half, turn, 2);
+    fft(half, zr, zi, turn);
     zr[half] = zr[0];
     zi[half] = zi[0];
-    for (int k = 0; k < half; k++) {
+    for (int k = 0; k < n_bins; k++) {
         const float er = zr[k] + zr[half - k], ei = zi[k] - zi[half - k];
         const float or = zi[k] + zi[half - k], oi = zr[half - k] - zr[k];
         const float c = turn[2 * k], s = turn[2 * k + 1];
         re[k] = 0.5f * (er + c * or + s * oi);
         im[k] = 0.5f * (ei + c * oi - s * or);
     }
-    re[half] = zr[0] - zi[0];
-    im[half] = 0;
-    memset(re + half + 1, 0, PAD * sizeof(float));
-    memset(im + half + 1, 0, PAD * sizeof(float));
 }
 
-/* `live_hearing._FrontEnd`: three views of a window of n samples, into rows of `views`.
- *
- * rows: per bin of the long and then of the short view its first FFT bin and how many, a multiple
- * of PAD, of which the kernels follow one another. groups: samples correlated, shortest lag,
- * past the longest, bins. lags: per bin the first lag read and how many; their wvectors follow one
- * another. energy: that of the newest 0, 1, ... samples, and a last 1; near, shares: which of it,
- * and how much, makes a bin's energy. */
-EXPORT void front_end(int n, const float *window, const float *turn, int n_bins, const int32_t *rows,
-                    const float *kernel_re, const float *kernel_im, int n_groups,
-                    const int32_t *groups, const int32_t *lags, const float *wvectors,
-                    int n_energies, double *energy, int n_near, const int64_t *near,
-                    const double *shares, int stride, float *views)
+/* The way back, n times as large: n samples from n / 2 + 1 values. */
+INLINE void real_ifft(int n, const float *re, const float *im, float *x, const float *turn)
 {
-    float re[MOST / 2 + 1 + PAD], im[MOST / 2 + 1 + PAD];
-    real_fft(n, window, re, im, turn);
-    for (int view = 0; view < 2; view++, views += stride) {
-        float peak = 1e-7f;
-        for (int bin = 0; bin < n_bins; bin++, rows += 2) {
-            const float *xr = re + rows[0], *xi = im + rows[0];
-            vector rr = {0}, ii = {0}, ri = {0}, ir = {0};
-            for (int k = 0; k < rows[1]; k += LANES) {
-                const vector kr = at(kernel_re + k), ki = at(kernel_im + k);
-                rr += kr * at(xr + k);
-                ii += ki * at(xi + k);
-                ri += kr * at(xi + k);
-                ir += ki * at(xr + k);
+    float zr[MOST / 2], zi[MOST / 2];
+    const int half = n / 2;
+    for (int k = 0; k < half; k++) {
+        const float er = re[k] + re[half - k], ei = im[k] - im[half - k];
+        const float dr = re[k] - re[half - k], di = im[k] + im[half - k];
+        const float c = turn[2 * k], s = turn[2 * k + 1];
+        zr[k] = er - (c * di + s * dr);
+        zi[k] = ei + (c * dr - s * di);
+    }
+    fft(half, zi, zr, turn); /* real and imaginary swapped: the inverse */
+    for (int k = 0; k < half; k++) {
+        x[2 * k] = zr[k];
+        x[2 * k + 1] = zi[k];
+    }
+}
+
+/* `live_hearing._FrontEnd`: three views of the newest n samples. */
+typedef struct {
+    int n, n_bins, n_spectra, n_bands, n_groups, n_energies, level, brief;
+    float silence;          /* power per sample */
+    const int32_t *spectra; /* per spectrum: newest samples, values used */
+    const float *turns;     /* theirs, one after the other */
+    const int32_t *bands;   /* per LANES bins: first value used of all spectra's, and how many, even */
+    const float *kernels;   /* of each of those, LANES real and LANES imaginary parts */
+    const int32_t *groups;  /* samples correlated, shortest lag, past the longest, bins */
+    const int32_t *lags;    /* per bin: the first lag read, and whole lag of its energy */
+    const float *shares;    /* the fraction of the latter */
+    const float *weights;   /* PAD per bin, of the lags read */
+} front_end;
+
+/* Of `frames` windows, FRAMES at most, `hop` samples apart: they share each kernel that is read. */
+enum { FRAMES = 2 };
+INLINE void spectral_views(const front_end *e, int frames, const float *now, int hop, int stride,
+                           float *views, int apart)
+{
+    float re[FRAMES][MOST], im[FRAMES][MOST];
+    for (int f = 0; f < frames; f++) {
+        const float *turn = e->turns;
+        for (int s = 0, first = 0; s < e->n_spectra; s++) {
+            const int n = e->spectra[2 * s], n_used = e->spectra[2 * s + 1];
+            real_fft(n, now + f * hop - n, n_used, re[f] + first, im[f] + first, turn);
+            first += n_used;
+            turn += 3 * n;
+        }
+    }
+    const float *kernel = e->kernels;
+    const float unit = (float)(1 / log(101));
+    for (int view = 0, band = 0; view < 2; view++, views += stride) {
+        vector peak[FRAMES];
+        for (int f = 0; f < frames; f++)
+            peak[f] = all(1e-14f);
+        for (int bin = 0; bin < e->n_bins; bin += LANES, band++) {
+            const int first = e->bands[2 * band], n = e->bands[2 * band + 1];
+            vector sums[2][FRAMES][4] = {{{{0}}}};
+            for (int k = 0; k < n; k += 2)
+                for (int i = 0; i < 2; i++, kernel += 2 * LANES)
+                    for (int f = 0; f < frames; f++) {
+                        vector *sum = sums[frames > 1 ? 0 : i][f];
+                        const float xr = re[f][first + k + i], xi = im[f][first + k + i];
+                        sum[0] += at(kernel) * xr;
+                        sum[1] += at(kernel + LANES) * xi;
+                        sum[2] += at(kernel) * xi;
+                        sum[3] += at(kernel + LANES) * xr;
+                    }
+            for (int f = 0; f < frames; f++) {
+                vector *s = sums[0][f], *t = sums[1][f];
+                const vector a = s[0] + t[0] - s[1] - t[1], b = s[2] + t[2] + s[3] + t[3];
+                const vector power = a * a + b * b;
+                *(vector *)(views + f * apart + bin) = power;
+                peak[f] = most(peak[f], power);
             }
-            kernel_re += rows[1];
-            kernel_im += rows[1];
-            const float a = total(rr - ii), b = total(ri + ir);
-            views[bin] = sqrtf(a * a + b * b);
-            peak = largest(peak, views[bin]);
         }
-        const float scale = 100 / peak, unit = (float)(1 / log(101));
-        for (int bin = 0; bin < n_bins; bin++)
-            views[bin] = unit * logf(1 + scale * views[bin]);
-    }
-
-    float newest[MOST + BLOCK], products[MOST + BLOCK];
-    for (int t = 0; t < n; t++)
-        newest[t] = window[n - 1 - t];
-    memset(newest + n, 0, BLOCK * sizeof(float));
-    double sum = energy[0];
-    for (int t = 0; t + 2 < n_energies; t++)
-        energy[t + 1] = sum += (double)newest[t] * newest[t];
-    int bin = 0;
-    for (int group = 0; group < n_groups; group++, groups += 4) {
-        for (int lag = groups[1]; lag < groups[2]; lag += BLOCK)
-            slide(groups[0], newest, newest + lag, products + lag);
-        for (int end = bin + groups[3]; bin < end; bin++, lags += 2) {
-            float found = 0;
-            for (int i = 0; i < lags[1]; i++)
-                found += wvectors[i] * products[lags[0] + i];
-            wvectors += lags[1];
-            double both = 0;
-            for (int k = 0; k < n_near; k++)
-                both += shares[k * n_bins + bin] * energy[near[k * n_bins + bin]];
-            const float share = (float)(2 * found / both);
-            views[bin] = share < 0 ? 0 : share > 1 ? 1 : share;
+        for (int f = 0; f < frames; f++) {
+            float *x = views + f * apart;
+            const float scale = 100 / sqrtf(peak_of(peak[f]));
+            for (int bin = 0; bin < e->n_bins; bin++)
+                x[bin] = 1 + scale * sqrtf(x[bin]);
+            for (int bin = 0; bin < e->n_bins; bin += LANES)
+                *(vector *)(x + bin) = unit * log_of(at(x + bin));
+            memset(x + e->n_bins, 0, LANES * sizeof(float));
         }
     }
 }
 
-/* `live_hearing._Attack`: how much each band rose from one stretch of n samples to the other, dB.
- *
- * bands: that of each FFT bin, or -1. */
-EXPORT float attack(int n, const float *before, const float *now, const float *hann,
-                  const float *turn, int n_bands, const int32_t *bands)
+/* Periodicity at each bin's lag; energy becomes that of the newest 0, 1, ... samples. */
+INLINE void lag_view(const front_end *e, const float *now, double *energy, float *view)
 {
-    float re[MOST], im[MOST], room[2 * MOST], power[2][MOST];
-    memset(power[0], 0, n_bands * sizeof(float));
-    memset(power[1], 0, n_bands * sizeof(float));
-    for (int t = 0; t < n; t++) {
-        re[t] = hann[t] * before[t];
-        im[t] = hann[t] * now[t];
+    float newest[MOST + BLOCK], products[MOST + BLOCK];
+    const int most_read = e->n_energies + BLOCK;
+    for (int t = 0; t < most_read; t++)
+        newest[t] = t < e->n ? now[-1 - t] : 0;
+    memset(products, 0, most_read * sizeof(float));
+    double sum = energy[0] = 0;
+    for (int t = 0; t < e->n_energies; t += 4) { /* a chain of one addition in four */
+        double part[4];
+        for (int i = 0; i < 4; i++)
+            part[i] = (double)newest[t + i] * newest[t + i];
+        part[1] += part[0];
+        part[2] += part[1];
+        part[3] += part[2];
+        for (int i = 0; i < 4; i++)
+            energy[t + i + 1] = sum + part[i];
+        sum += part[3];
     }
-    fft(n, re, im, room, room + n, turn, 1);
+    const float *weights = e->weights;
+    for (int g = 0, bin = 0, end = 0; g < e->n_groups; g++) {
+        const int32_t *group = e->groups + 4 * g;
+        const int n = group[0];
+        for (int lag = group[1]; lag < group[2]; lag += BLOCK)
+            slide(n, newest, newest + lag, products + lag);
+        for (end += group[3]; bin < end; bin += LANES, weights += PAD * LANES) {
+            const int n_here = end - bin < LANES ? end - bin : LANES;
+            vector found[LANES] = {{0}}, both = all(1), sums = {0};
+            for (int i = 0; i < n_here; i++) {
+                const int32_t *lag = e->lags + 2 * (bin + i);
+                const float *w = weights + i * PAD, *read = products + lag[0];
+                found[i] = at(w) * at(read) + at(w + LANES) * at(read + LANES);
+                const double *older = energy + lag[1], share = e->shares[bin + i];
+                both[i] = (float)(energy[n] + 2 * n * e->silence + older[n] - older[0]
+                    + share * (older[n + 1] - older[n] + older[0] - older[1]));
+            }
+            transpose(found);
+            for (int i = 0; i < LANES; i++)
+                sums += found[i];
+            const vector part = most(2 * sums / both, all(0));
+            *(vector *)(view + bin) = chosen(part > 1, all(1), part);
+        }
+        weights -= (bin - end) * PAD;
+        bin = end;
+    }
+    memset(view + e->n_bins, 0, LANES * sizeof(float));
+}
+
+/* `live_hearing._Attack`: how much each band rose from one stretch of n samples to the other, dB. */
+typedef struct {
+    int n, lag, n_bands;
+    const float *hann, *turn;
+    const int32_t *bands; /* that of each FFT bin, or -1 */
+} attack;
+
+INLINE float rise_db(const attack *a, const float *now)
+{
+    float re[MOST], im[MOST], power[2][MOST] = {{0}};
+    const int n = a->n;
+    for (int t = 0; t < n; t++) {
+        re[t] = a->hann[t] * now[t - n - a->lag];
+        im[t] = a->hann[t] * now[t - n];
+    }
+    fft(n, re, im, a->turn);
     for (int k = 0; k <= n / 2; k++) {
-        if (bands[k] < 0)
+        if (a->bands[k] < 0)
             continue;
         const int back = k ? n - k : 0;
         const float ar = re[k] + re[back], ai = im[k] - im[back];
         const float br = im[k] + im[back], bi = re[back] - re[k];
-        power[0][bands[k]] += 0.25f * (ar * ar + ai * ai);
-        power[1][bands[k]] += 0.25f * (br * br + bi * bi);
+        power[0][a->bands[k]] += 0.25f * (ar * ar + ai * ai);
+        power[1][a->bands[k]] += 0.25f * (br * br + bi * bi);
     }
-    float rise = 0;
-    for (int b = 0; b < n_bands; b++)
-        rise += largest(0, logf((power[1][b] + 1e-7f) / (power[0][b] + 1e-7f)));
-    return 10 / logf(10) * rise / n_bands;
+    vector rise = {0};
+    for (int b = 0; b < a->n_bands; b += LANES) /* those past the last did not rise */
+        rise += most(all(0), log_of((at(power[1] + b) + 1e-7f) / (at(power[0] + b) + 1e-7f)));
+    return 4.3429448f * total(rise) / a->n_bands;
 }
 
-/* `live_hearing._ContentHead` and `_Partials`: probability of each position, of which BLOCK divides
- * the room, from the views in `padded`, (n_views, width) with `below` zeros before bin 0. */
-EXPORT void content(int n_views, int width, int below, int n_bins, const float *padded, int channels,
-                  int n_taps, int first_tap, const float *taps, int kernel_below, int n_kernel,
-                  const float *kernel, int n_units, int n_partials, const int32_t *places,
-                  const float *entry, int n_powers, const float *weigh, float gain,
-                  int n_positions, float *position)
+/* `live_hearing._ContentHead`: probability of each position, from `views` with zeros around. */
+typedef struct {
+    int n_views, width, below, n_bins, channels, n_taps, first_tap, n_fft, n_units, n_partials, n_powers,
+        n_positions;
+    float gain;
+    const float *taps;      /* per view and channel: its taps, and the bias */
+    const float *turn;      /* `fft.turn(n_fft)` */
+    const float *kernel;    /* per value of the spectrum and LANES channels: what it and its mirror weigh */
+    const int32_t *places;  /* of the partials, from a position on */
+    const float *entry;     /* per unit: partials of each view, and a bias */
+    const float *weigh;     /* what a unit's value and its powers weigh, per unit */
+} content;
+
+/* CHANNELS detectors of peaks in one view: n_bins of each, less their mean. */
+enum { CHANNELS = 4, SEEN = 512 + BLOCK };
+INLINE void detect(const content *c, const float *taps, const float *view, float seen[CHANNELS][SEEN])
 {
-    float score[MOST], seen[MOST], near[MOST];
-    memset(score, 0, (n_positions + BLOCK) * sizeof(float));
-    memset(seen, 0, (n_positions + BLOCK + n_kernel) * sizeof(float));
-    for (int c = 0; c < n_views * channels; c++, taps += n_taps + 1, kernel += n_kernel) {
-        const float *x = padded + c / channels * width + first_tap;
-        float *own = seen + kernel_below, mean = 0;
-        for (int bin = 0; bin < n_bins; bin++)
-            own[bin] = taps[n_taps];
-        for (int k = 0; k < n_taps; k++)
-            for (int bin = 0; bin < n_bins; bin++)
-                own[bin] += taps[k] * x[k + bin];
-        for (int bin = 0; bin < n_bins; bin++)
-            mean += own[bin] = largest(own[bin], 0);
-        mean /= n_bins;
-        for (int bin = 0; bin < n_bins; bin++)
-            own[bin] -= mean;
-        for (int p = 0; p < n_positions; p += BLOCK) {
-            const int first = kernel_below - p - BLOCK > 0 ? kernel_below - p - BLOCK : 0;
-            const int end = kernel_below + n_bins - p; /* beyond these there is nothing */
-            float sums[BLOCK];
-            slide((end < n_kernel ? end : n_kernel) - first, kernel + first, seen + p + first, sums);
-            for (int i = 0; i < BLOCK; i++)
-                score[p + i] += sums[i];
-        }
-    }
-
-    if (n_units) {
-        memset(near, 0, (n_views * width + BLOCK) * sizeof(float));
-        for (int view = 0; view < n_views; view++) {
-            const float *x = padded + view * width;
-            for (int bin = below; bin < below + n_bins; bin++)
-                near[view * width + bin] = largest(x[bin], largest(x[bin - 1], x[bin + 1]));
-        }
-    }
-    for (int u = 0; u < n_units; u++, entry += n_views * n_partials + 1)
-        for (int p = 0; p < n_positions; p += 2 * LANES) {
-            vector y = {0}, z = {0}, s = {0}, t = {0};
-            y += entry[n_views * n_partials];
-            z += entry[n_views * n_partials];
-            for (int view = 0, k = 0; view < n_views; view++)
-                for (int i = 0; i < n_partials; i++, k++) {
-                    const float *x = near + view * width + places[i] + p;
-                    y += entry[k] * at(x);
-                    z += entry[k] * at(x + LANES);
-                }
-            const vector yy = y * y - 1, zz = z * z - 1;
-            for (int k = n_powers; k > 0; k--) {
-                s = (s + weigh[k * n_units + u]) * yy;
-                t = (t + weigh[k * n_units + u]) * zz;
+    vector sums[CHANNELS] = {{0}};
+    const int n_taps = c->n_taps;
+    view += c->first_tap;
+    for (int bin = 0; bin < c->n_bins; bin += 2 * LANES) {
+        vector x[CHANNELS], y[CHANNELS];
+        for (int i = 0; i < CHANNELS; i++)
+            x[i] = y[i] = all(taps[i * (n_taps + 1) + n_taps]);
+        for (int k = 0; k < n_taps; k++) {
+            const vector a = at(view + bin + k), b = at(view + bin + k + LANES);
+            for (int i = 0; i < CHANNELS; i++) {
+                x[i] += taps[i * (n_taps + 1) + k] * a;
+                y[i] += taps[i * (n_taps + 1) + k] * b;
             }
-            *(vector *)(score + p) += s + weigh[u] * y;
-            *(vector *)(score + p + LANES) += t + weigh[u] * z;
         }
-
-    float mean = 0, square = 0, peak = -INFINITY, mass = 0;
-    for (int p = 0; p < n_positions; p++)
-        mean += score[p];
-    mean /= n_positions;
-    for (int p = 0; p < n_positions; p++) {
-        square += (score[p] - mean) * (score[p] - mean);
-        peak = largest(peak, score[p]);
+        for (int i = 0; i < CHANNELS; i++) {
+            *(vector *)(seen[i] + bin) = most(x[i], all(0));
+            *(vector *)(seen[i] + bin + LANES) = most(y[i], all(0));
+        }
     }
-    gain /= sqrtf(square / (n_positions - 1)) + 1e-5f;
-    for (int p = 0; p < n_positions; p++)
-        mass += position[p] = expf(gain * (score[p] - peak));
-    for (int p = 0; p < n_positions; p++)
-        position[p] /= mass;
+    for (int i = 0; i < CHANNELS; i++) {
+        memset(seen[i] + c->n_bins, 0, 2 * LANES * sizeof(float));
+        for (int bin = 0; bin < c->n_bins; bin += LANES)
+            sums[i] += at(seen[i] + bin);
+        const float mean = total(sums[i]) / c->n_bins;
+        for (int bin = 0; bin < c->n_bins; bin++)
+            seen[i][bin] -= mean;
+    }
+}
+
+/* All detectors, each correlated with its kernel: LANES channels at a time through the spectrum. */
+INLINE void correlate(const content *c, const float *views, float *score)
+{
+    enum { HALF = 256 };
+    pair sums[HALF + LANES] = {{{0}}};
+    const int half = c->n_fft / 2, n_channels = c->n_views * c->channels;
+    const int n_groups = (n_channels + LANES - 1) / LANES;
+    for (int g = 0; g < n_groups; g++) {
+        float seen[LANES][SEEN];
+        pair x[HALF], room[HALF];
+        for (int i = 0; i < LANES; i += CHANNELS) {
+            const int channel = g * LANES + i;
+            if (channel < n_channels)
+                detect(c, c->taps + channel * (c->n_taps + 1),
+                       views + channel / c->channels * c->width, seen + i);
+            else
+                memset(seen[i], 0, CHANNELS * sizeof(seen[i]));
+        }
+        memset(x + c->n_bins / 2, 0, (half - c->n_bins / 2) * sizeof(pair));
+        for (int bin = 0; bin < c->n_bins; bin += LANES) {
+            vector part[LANES];
+            for (int i = 0; i < LANES; i++)
+                part[i] = at(seen[i] + bin);
+            transpose(part);
+            for (int i = 0; i < LANES; i += 2)
+                x[(bin + i) / 2] = (pair){part[i], part[i + 1]};
+        }
+        const pair *found = fft_lanes(half, x, room, c->turn, 2);
+        const float *kernel = c->kernel + g * 4 * LANES;
+        for (int k = 0; k <= half; k++, kernel += n_groups * 4 * LANES) {
+            const pair a = found[k & (half - 1)], b = found[(half - k) & (half - 1)];
+            const vector ar = at(kernel), ai = at(kernel + LANES);
+            const vector br = at(kernel + 2 * LANES), bi = at(kernel + 3 * LANES);
+            sums[k].re += ar * a.re - ai * a.im + br * b.re + bi * b.im;
+            sums[k].im += ar * a.im + ai * a.re + bi * b.re - br * b.im;
+        }
+    }
+    float re[HALF + LANES], im[HALF + LANES];
+    for (int k = 0; k <= half; k += LANES) {
+        vector r[LANES], i[LANES], sum_r = {0}, sum_i = {0};
+        for (int b = 0; b < LANES; b++) {
+            r[b] = sums[k + b].re;
+            i[b] = sums[k + b].im;
+        }
+        transpose(r);
+        transpose(i);
+        for (int b = 0; b < LANES; b++) {
+            sum_r += r[b];
+            sum_i += i[b];
+        }
+        *(vector *)(re + k) = sum_r;
+        *(vector *)(im + k) = sum_i;
+    }
+    real_ifft(c->n_fft, re, im, score, c->turn);
+}
+
+/* What a position's partials say of it, added to its score. */
+INLINE void weigh_partials(const content *c, const float *views, float *score)
+{
+    enum { UNITS = 6 };
+    float near[MOST + BLOCK] = {0};
+    for (int view = 0; view < c->n_views; view++) {
+        const float *x = views + view * c->width;
+        float *y = near + view * c->width;
+        for (int bin = c->below; bin < c->below + c->n_bins; bin++)
+            y[bin] = largest(x[bin], largest(x[bin - 1], x[bin + 1]));
+    }
+    const int n_in = c->n_views * c->n_partials;
+    for (int p = 0; p < c->n_positions; p += 2 * LANES)
+        for (int u = 0; u < c->n_units; u += UNITS) {
+            const float *entry = c->entry + u * (n_in + 1);
+            vector y[UNITS], z[UNITS], sum_y = {0}, sum_z = {0};
+            for (int i = 0; i < UNITS; i++)
+                y[i] = z[i] = all(entry[i * (n_in + 1) + n_in]);
+            for (int view = 0, k = 0; view < c->n_views; view++)
+                for (int j = 0; j < c->n_partials; j++, k++) {
+                    const float *x = near + view * c->width + c->places[j] + p;
+                    const vector a = at(x), b = at(x + LANES);
+                    for (int i = 0; i < UNITS; i++) {
+                        y[i] += entry[i * (n_in + 1) + k] * a;
+                        z[i] += entry[i * (n_in + 1) + k] * b;
+                    }
+                }
+            vector s[UNITS] = {{0}}, t[UNITS] = {{0}};
+            for (int i = 0; i < UNITS; i++) {
+                sum_y += c->weigh[u + i] * y[i];
+                sum_z += c->weigh[u + i] * z[i];
+                y[i] = y[i] * y[i] - 1;
+                z[i] = z[i] * z[i] - 1;
+            }
+            for (int k = c->n_powers; k > 0; k--)
+                for (int i = 0; i < UNITS; i++) {
+                    const float weigh = c->weigh[k * c->n_units + u + i];
+                    s[i] = s[i] * y[i] + weigh;
+                    t[i] = t[i] * z[i] + weigh;
+                }
+            for (int i = 0; i < UNITS; i++) {
+                sum_y += s[i] * y[i];
+                sum_z += t[i] * z[i];
+            }
+            *(vector *)(score + p) += sum_y;
+            *(vector *)(score + p + LANES) += sum_z;
+        }
+}
+
+INLINE void find_position(const content *c, const float *views, float *position)
+{
+    float score[2 * MOST];
+    const int n = c->n_positions;
+    correlate(c, views, score);
+    weigh_partials(c, views, score);
+    vector sum = {0}, square = {0}, peak = all(-INFINITY), mass = {0};
+    memset(score + n, 0, LANES * sizeof(float));
+    for (int p = 0; p < n; p += LANES)
+        sum += at(score + p);
+    const float mean = total(sum) / n;
+    for (int p = n; p < n + LANES; p++)
+        score[p] = mean;
+    for (int p = 0; p < n; p += LANES) {
+        const vector apart = at(score + p) - mean;
+        square += apart * apart;
+        peak = most(peak, apart);
+    }
+    const float gain = c->gain / (sqrtf(total(square) / (n - 1)) + 1e-5f), top = mean + peak_of(peak);
+    for (int p = n; p < n + LANES; p++)
+        score[p] = -INFINITY;
+    for (int p = 0; p < n; p += LANES) {
+        const vector x = exp_of(gain * (at(score + p) - top));
+        *(vector *)(score + p) = x;
+        mass += x;
+    }
+    const float share = 1 / total(mass);
+    for (int p = 0; p < n; p++)
+        position[p] = share * score[p];
+}
+
+/* `live_hearing.LiveHearing`: n_frames windows, `hop` samples apart, of the first of which `now` is the
+ * newest sample. Of each: level_db, onset, periodicity, pitch_midi, confidence, brief_db; position; views,
+ * with zeros around, or room for those of two frames where not all are to be kept. */
+typedef struct {
+    const front_end *front_end;
+    const attack *attack;
+    const content *content;
+    int reach; /* positions around the peak that belong to it */
+    float offset_bins, midi_low, per_semitone, floor_db;
+} ear;
+
+INLINE float level_db(const ear *e, const double *energy, int n)
+{
+    return largest((float)(10 * log10(energy[n] / n + 1e-12)), e->floor_db);
+}
+
+INLINE void hear_frame(const ear *e, const float *now, float *numbers, float *position, float *views)
+{
+    const content *c = e->content;
+    double energy[MOST + 1];
+    float *lag = views + 2 * c->width + c->below;
+    lag_view(e->front_end, now, energy, lag);
+    find_position(c, views, position);
+    int peak = 0;
+    for (int p = 1; p < c->n_positions; p++)
+        if (position[p] > position[peak])
+            peak = p;
+    float mass = 0, moment = 0, periodicity = 0;
+    for (int p = peak - e->reach; p <= peak + e->reach; p++) { /* beyond an end: as that end */
+        const int near = between(0, p, c->n_positions - 1);
+        mass += position[near];
+        moment += position[near] * near;
+    }
+    const float where = moment / largest(mass, 1e-9f) + e->offset_bins;
+    for (int bin = (int)lrintf(where) - 1, end = bin + 3; bin < end; bin++)
+        periodicity = largest(periodicity, lag[between(0, bin, c->n_bins - 1)]);
+    numbers[0] = level_db(e, energy, e->front_end->level);
+    numbers[1] = rise_db(e->attack, now);
+    numbers[2] = periodicity;
+    numbers[3] = e->midi_low + where / e->per_semitone;
+    numbers[4] = mass;
+    numbers[5] = level_db(e, energy, e->front_end->brief);
+}
+
+EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *numbers, float *position,
+                 float *views, int keep)
+{
+    const content *c = e->content;
+    const int apart = c->n_views * c->width;
+    now++;
+    while (n_frames > 0) {
+        const int n = n_frames < FRAMES ? n_frames : FRAMES;
+        if (n == FRAMES)
+            spectral_views(e->front_end, FRAMES, now, hop, c->width, views + c->below, apart);
+        else
+            spectral_views(e->front_end, 1, now, hop, c->width, views + c->below, apart);
+        for (int f = 0; f < n; f++, now += hop, numbers += 6, position += c->n_positions)
+            hear_frame(e, now, numbers, position, views + f * apart);
+        views += keep ? n * apart : 0;
+        n_frames -= n;
+    }
 }
 
 /* y = W x + b of n_out rows; returns where the next layer's wvectors begin. */
@@ -347,30 +730,16 @@ EXPORT void net(int n_in, int hidden, int n_blocks, int n_out, const float *wvec
 }
 
 /* `renderer.Renderer._make_table`: one period of n_harmonics, as loud as `rms`, into `table`, n
- * samples and the first once more. phasors: re, im; turn: cos and sin of 2 pi k / n. */
+ * samples and the first once more. phasors: re, im; turn: `fft.turn(n)`. */
 EXPORT void make_table(int n, int n_harmonics, const float *rms, const float *phasors,
                        const float *turn, float *table)
 {
-    const int half = n / 2;
-    float xr[MOST / 2 + 1], xi[MOST / 2 + 1], zr[MOST / 2], zi[MOST / 2], room[MOST];
-    memset(xr, 0, (half + 1) * sizeof(float));
-    memset(xi, 0, (half + 1) * sizeof(float));
+    float re[MOST / 2 + 1] = {0}, im[MOST / 2 + 1] = {0};
     for (int k = 0; k < n_harmonics; k++) {
-        xr[k + 1] = rms[k] * phasors[2 * k] / n;
-        xi[k + 1] = rms[k] * phasors[2 * k + 1] / n;
+        re[k + 1] = rms[k] * phasors[2 * k] / n;
+        im[k + 1] = rms[k] * phasors[2 * k + 1] / n;
     }
-    for (int k = 0; k < half; k++) {
-        const float er = xr[k] + xr[half - k], ei = xi[k] - xi[half - k];
-        const float dr = xr[k] - xr[half - k], di = xi[k] + xi[half - k];
-        const float c = turn[2 * k], s = turn[2 * k + 1];
-        zr[k] = er - (c * di + s * dr);
-        zi[k] = ei + (c * dr - s * di);
-    }
-    fft(half, zi, zr, room, room + half, turn, 2); /* real and imaginary swapped: the inverse */
-    for (int k = 0; k < half; k++) {
-        table[2 * k] = zr[k];
-        table[2 * k + 1] = zi[k];
-    }
+    real_ifft(n, re, im, table, turn);
     table[n] = table[0];
 }
 

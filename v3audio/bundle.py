@@ -73,26 +73,16 @@ class Bundle:
         """
         return _read(self.folder / WEIGHTS, self.checksum)
 
-    def load_hearing(self, device: str = "cpu") -> Hearing:
-        """Encoder, codebook and code map as one function of windows.
-
-        Raises:
-            BundleError: damaged, foreign, or the codes have no names yet.
-        """
-        from v3audio.hearing import Hearing
-
-        return Hearing(self.load_model(), self._named_codes(), device)
-
-    def load_live_hearing(self, device: str = "cpu") -> LiveHearing | CudaHearing:
-        """The same, one frame at a time: in numpy without loading torch, or as a CUDA graph.
+    def load_hearing(self, device: str = "cpu") -> LiveHearing | Hearing:
+        """Encoder, codebook and code map as one function of windows: on the CPU without torch.
 
         Raises:
             BundleError: damaged, foreign, or the codes have no names yet.
         """
         if device == "cuda":
-            from v3audio.cuda_hearing import CudaHearing
+            from v3audio.hearing import Hearing
 
-            return CudaHearing(self.load_hearing(device))
+            return Hearing(self.load_model(), self._named_codes(), device)
         import numpy as np
 
         from v3audio.live_hearing import LiveHearing
@@ -104,7 +94,20 @@ class Bundle:
             if not n_codes == len(codes.code_to_note) == config.codebook_size:
                 raise ValueError(f"{n_codes} codes")
             hearing = LiveHearing(weights, config, codes)
-            hearing.frame(np.zeros(config.geometry.window_length, np.float32))
+            hearing.frames(np.zeros((1, config.geometry.window_length), np.float32))
+        return hearing
+
+    def load_live_hearing(self, device: str = "cpu") -> LiveHearing | CudaHearing:
+        """The same, one frame at a time: on a GPU as one captured graph.
+
+        Raises:
+            BundleError: damaged, foreign, or the codes have no names yet.
+        """
+        hearing = self.load_hearing(device)
+        if device == "cuda":
+            from v3audio.cuda_hearing import CudaHearing
+
+            return CudaHearing(hearing)
         return hearing
 
     def load_renderer(self) -> RendererNet:

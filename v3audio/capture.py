@@ -31,7 +31,6 @@ from v3audio.hear_file import (
     Progress,
     decay_rates,
     decode,
-    fastest_device,
     hear,
     open_sound,
     progress_after,
@@ -199,7 +198,7 @@ def capture(
     check_name(name)
     sounds = [open_sound(path) for path in files]
     bundle = load_bundle(model)
-    hearing = hearing or bundle.load_hearing(pick_device(device, fastest_device()))
+    hearing = hearing or bundle.load_hearing(pick_device(device))
     n_all, n_done = sum(sound.n_samples for sound in sounds), 0
     heard = []
     for sound in sounds:

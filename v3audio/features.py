@@ -16,6 +16,9 @@ from v3audio.geometry import Geometry
 from v3audio.kernels import SILENCE_POWER, lag_groups, spectral_bands
 
 
+BLOCK_BINS = 33  # bins a banded matrix product covers: 11 semitones need few FFT bins
+
+
 class Views(NamedTuple):
     """What the encoder sees of one frame; a transposition shifts all three by the same bins."""
 
@@ -34,14 +37,16 @@ class FrontEnd(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self._ranges: list[tuple[int, int, int]] = []  # first FFT bin, past the last, bins
-        for block, (low, high, k) in enumerate(spectral_bands(geometry)):
+        self._bands: list[tuple[int, int, int]] = []  # FFT size, first value used, past the last
+        long, short = spectral_bands(geometry, BLOCK_BINS)
+        self._n_long = len(long)
+        for index, (n_fft, low, k) in enumerate(long + short):
             # (a + ib)(c + id) as one real product: rows re, im interleaved; columns re | im
             real = np.empty((2 * len(k), 2 * k.shape[1]), np.float32)
             real[0::2] = np.concatenate([k.real, k.imag], 1)
             real[1::2] = np.concatenate([-k.imag, k.real], 1)
-            self.register_buffer(f"kernel_{block}", torch.from_numpy(real), persistent=False)
-            self._ranges.append((low, high, k.shape[1] // 2))
+            self.register_buffer(f"kernel_{index}", torch.from_numpy(real), persistent=False)
+            self._bands.append((n_fft, low, low + len(k)))
         self._groups: list[tuple[int, int, int]] = []  # correlation window, longest lag, FFT size
         for index, group in enumerate(lag_groups(geometry)):
             self.register_buffer(f"sinc_{index}", torch.from_numpy(group.sinc), persistent=False)
@@ -51,16 +56,17 @@ class FrontEnd(nn.Module):
 
     def forward(self, windows: Tensor) -> Views:
         """Views of (B, T) windows, float32 in [-1, 1]; B frames, T = `window_length`."""
-        spectrum = torch.view_as_real(torch.fft.rfft(windows))  # (B, T/2 + 1, 2)
-        long, short = [], []
-        for block, (low, high, n) in enumerate(self._ranges):
-            kernel = self.get_buffer(f"kernel_{block}")
-            product = spectrum[:, low:high].flatten(1) @ kernel  # (B, 4 * bins): re | im
-            magnitude = (product[:, : 2 * n].square() + product[:, 2 * n :].square()).sqrt()
-            long.append(magnitude[:, :n])
-            short.append(magnitude[:, n:])
-        return Views(_compress(torch.cat(long, 1)), _compress(torch.cat(short, 1)),
-                     self._periodicity(windows))
+        spectra = {
+            n: torch.view_as_real(torch.fft.rfft(windows[:, -n:]))  # (B, n/2 + 1, 2)
+            for n in {band[0] for band in self._bands}
+        }
+        found = []
+        for index, (n_fft, low, high) in enumerate(self._bands):
+            product = spectra[n_fft][:, low:high].flatten(1) @ self.get_buffer(f"kernel_{index}")
+            real, imaginary = product.chunk(2, 1)  # (B, bins) each
+            found.append((real.square() + imaginary.square()).sqrt())
+        long, short = torch.cat(found[: self._n_long], 1), torch.cat(found[self._n_long :], 1)
+        return Views(_compress(long), _compress(short), self._periodicity(windows))
 
     def _periodicity(self, windows: Tensor) -> Tensor:
         """Normalised correlation at each bin's lag: 2 sum x[n]x[n-l] / sum(x[n]^2 + x[n-l]^2)."""

@@ -15,6 +15,7 @@ KERNEL_BELOW = 60  # bins below a candidate that the content kernel sees (20 sem
 KERNEL_ABOVE = 199  # and above: five and a half octaves of harmonics
 # Where a candidate's partials lie, in bins: sub-octaves, octaves, and harmonics 1 to 10.
 PARTIAL_BINS = (-72, -57, -36, -21, 0, 36, 57, 72, 84, 93, 101, 108, 114, 120)
+STYLE_BELOW, STYLE_ABOVE = 60, 263  # bins around the heard pitch that style is read from
 CONTENT_BLUR_BINS = 1.0  # near pitches have near z_c
 GAIN_RANGE = 0.5, 30.0  # of the content head's softmax: it can neither die nor explode
 

@@ -5,8 +5,6 @@ Letters: T frames, P positions, D style values, K codes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,23 +21,8 @@ from v3audio.kernels import (
     PEAK_BINS,
     onset_bands,
 )
+from v3audio.live_hearing import N_NOTES, Heard
 from v3audio.model import V3Model
-
-N_NOTES = 128
-
-
-class Heard(NamedTuple):
-    """One row per frame; float32 unless said otherwise."""
-
-    level_db: NDArray[np.float32]  # (T,) dBFS RMS of the newest 20 ms
-    onset: NDArray[np.float32]  # (T,) mean rise over 20 ms of a coarse log spectrum, dB
-    periodicity: NDArray[np.float32]  # (T,) 0..1, lag view at the heard pitch
-    pitch_midi: NDArray[np.float32]  # (T,) fine pitch, MIDI number (69.0 = 440 Hz)
-    confidence: NDArray[np.float32]  # (T,) 0..1, content within a semitone of the heard pitch
-    note_probs: NDArray[np.float32]  # (T, 128) rows sum to 1
-    code: NDArray[np.int64]  # (T,) nearest atom of the codebook
-    content: NDArray[np.float32]  # (T, P) content distribution over positions
-    style: NDArray[np.float32]  # (T, D) z_s
 
 
 class Hearing:
@@ -61,8 +44,8 @@ class Hearing:
         self._reach = torch.arange(-PEAK_BINS, PEAK_BINS + 1, device=self.device)
 
     @torch.inference_mode()
-    def frames(self, windows: NDArray[np.float32] | Tensor) -> Heard:
-        """Hear (T, window_length) windows at the analysis rate, float32 in [-1, 1]."""
+    def frames(self, windows: NDArray[np.float32] | Tensor, *, style: bool = True) -> Heard:
+        """As `LiveHearing.frames`; the style comes along in any case."""
         x = torch.as_tensor(windows).to(self.device)
         views = self._front_end(x)
         encoded = self._model.encode(views)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ LONG_FLOOR_HZ = 12.0  # bandwidth added to constant Q: long view, up to the whol
 SHORT_FLOOR_HZ = 90.0  # short view: less frequency, more time
 LONG_MIN_SAMPLES, SHORT_MIN_SAMPLES = 256, 128
 MIN_CORRELATION_SAMPLES = 96  # 6 ms: the least sound a period is judged by
-BLOCK_BINS = 33  # bins a banded matrix product covers: 11 semitones need few FFT bins
+N_FFTS = (512,)  # short kernels need no spectrum of the whole window
+KERNEL_EDGE = 1e-4  # of a kernel's largest value: what lies below is left out
 SILENCE_POWER = 1e-8  # per sample (-80 dBFS): below, periodicity means nothing
 SINC_TAPS = 8  # each side, of the fractional-lag interpolation
 
@@ -36,9 +38,9 @@ PEAK_BINS = 3  # +- one semitone around the heard position
 class Band(NamedTuple):
     """Kernels of neighbouring bins, as far as they are not 0."""
 
-    low: int  # first FFT bin
-    high: int  # past the last
-    kernel: NDArray[np.complex64]  # (high - low, 2 * bins): long view, then short
+    n_fft: int  # newest samples whose spectrum they weigh
+    low: int  # first of its values
+    kernel: NDArray[np.complex64]  # (values, bins)
 
 
 class LagGroup(NamedTuple):
@@ -51,18 +53,15 @@ class LagGroup(NamedTuple):
     linear: FloatArray  # (reach + 1, lags): the same for energies
 
 
-def spectral_bands(g: Geometry) -> list[Band]:
-    """Both spectral views as banded products with a window's spectrum, low bins first."""
-    long = _kernel_spectra(g, LONG_FLOOR_HZ, LONG_MIN_SAMPLES)
-    short = _kernel_spectra(g, SHORT_FLOOR_HZ, SHORT_MIN_SAMPLES)
-    bands = []
-    for first in range(0, g.n_bins, BLOCK_BINS):
-        rows = slice(first, min(first + BLOCK_BINS, g.n_bins))
-        both = np.concatenate([long[rows], short[rows]])  # (2 * bins, n_fft/2 + 1)
-        used = np.nonzero((np.abs(both) > 1e-3 * np.abs(both).max()).any(0))[0]
-        low, high = int(used[0]), int(used[-1]) + 1
-        bands.append(Band(low, high, np.ascontiguousarray(both[:, low:high].T, np.complex64)))
-    return bands
+def spectral_bands(g: Geometry, size: int) -> tuple[list[Band], list[Band]]:
+    """Both spectral views, long and short, as banded products with spectra; low bins first.
+
+    Args:
+        g: sizes.
+        size: most bins of a band.
+    """
+    views = (LONG_FLOOR_HZ, LONG_MIN_SAMPLES), (SHORT_FLOOR_HZ, SHORT_MIN_SAMPLES)
+    return tuple(list(_bands(g, size, *view)) for view in views)  # type: ignore[return-value]
 
 
 def lag_groups(g: Geometry) -> list[LagGroup]:
@@ -96,19 +95,36 @@ def onset_bands(sample_rate: int) -> tuple[FloatArray, FloatArray]:
     return bands, hann.astype(np.float32)
 
 
-def _kernel_spectra(g: Geometry, floor_hz: float, shortest: int) -> NDArray[np.complex128]:
-    """Conjugate spectra (F, T/2 + 1) of right-aligned Hann-windowed tones, one per bin."""
+def _bands(g: Geometry, size: int, floor_hz: float, shortest: int) -> Iterator[Band]:
     q = 1 / (2 ** (1 / 24) - 1)
-    n = np.arange(g.window_length)
-    tones = np.zeros((g.n_bins, g.window_length), np.complex128)
-    for tone, hz in zip(tones, g.bin_hz(), strict=True):
-        length = int(np.clip(round(g.sample_rate * 1.5 / (hz / q + floor_hz)), shortest,
-                             g.window_length))
-        hann = np.hanning(length + 2)[1:-1]
-        tone[-length:] = hann / hann.sum() * np.exp(2j * np.pi * hz * n[-length:] / g.sample_rate)
+    hz = g.bin_hz()
+    lengths = np.rint(g.sample_rate * 1.5 / (hz / q + floor_hz)).astype(int)
+    lengths = lengths.clip(shortest, g.window_length)
+    for first in range(0, g.n_bins, size):
+        rows = slice(first, first + size)
+        n_ffts = [n for n in N_FFTS if lengths[rows].max() <= n < g.window_length]
+        for n_fft in (*n_ffts, g.window_length):
+            kernel = np.array([
+                _spectrum(f / g.sample_rate, n, n_fft)
+                for f, n in zip(hz[rows], lengths[rows], strict=True)
+            ])  # fmt: skip
+            if not kernel[:, [0, -1]].any():  # cut off there, it would ring beyond its length
+                break
+        used = np.flatnonzero(kernel.any(0))
+        low, high = int(used[0]), int(used[-1]) + 1
+        yield Band(n_fft, low, np.ascontiguousarray(kernel[:, low:high].T, np.complex64))
+
+
+def _spectrum(turns: float, length: int, n_fft: int) -> NDArray[np.complex128]:
+    """Conjugate spectrum (n_fft/2 + 1,) of a right-aligned Hann-windowed tone."""
+    hann = np.hanning(length + 2)[1:-1]
+    n = np.arange(-length, 0)
+    tone = np.zeros(n_fft, np.complex128)
+    tone[-length:] = hann / hann.sum() * np.exp(2j * np.pi * turns * n)
     # sum x[n] conj(tone[n]) by Parseval; real x: the negative half is the tone's far tail
-    spectra = np.fft.fft(tones)[:, : g.window_length // 2 + 1]
-    return np.asarray(spectra.conj() / g.window_length * 2, np.complex128)
+    spectrum = np.fft.fft(tone)[: n_fft // 2 + 1].conj() / n_fft * 2
+    large = np.abs(spectrum)
+    return np.asarray(np.where(large > KERNEL_EDGE * large.max(), spectrum, 0))
 
 
 def _interpolators(lags: NDArray[np.float64], reach: int) -> tuple[FloatArray, FloatArray]:

@@ -1,23 +1,22 @@
-"""`Hearing` for one frame at a time, without torch: the same numbers, many times faster.
+"""What a model hears, frame by frame, without torch: live one frame at a time, in files many.
 
-A live frame is so small that calling the network costs more than computing it, and that the weights
-have to come through the cache again each time. So what no player asks for (style, note
-probabilities) is left out, codes wait until somebody asks, buffers are made once, and what is read
-is made small: complex kernels instead of their real expansion, only the lags that some bin asks
-for, the content kernel as a spectrum of 23 kB instead of a matrix of 3.6 MB.
+A frame is a pure function of its window, so both ways give the same numbers. `_frame.c` computes
+them in one call where it could be compiled: its tables are small enough to stay in the caches, so
+that one frame costs hardly more than one of many. Where it could not, numpy does the same from
+the same tables, `_FrontEnd`, `_Attack` and `_ContentHead`, some times slower.
 
-Each part calls `_frame.c` where it could be compiled, and is numpy below that line where not: more
-than the arithmetic it is the way to some eighty small calls that takes the time then.
+The network itself, in torch, is `v3audio.model`; `v3audio.hearing` runs that on a GPU.
 
-Letters: F bins, P positions, C views times channels, U hidden units of the partials, K codes.
+Letters: T frames, F bins, P positions, C views times channels, U hidden units of the partials,
+K codes, D style values.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping
-from operator import mul
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from v3audio import compiled
 from v3audio.code_map import CodeMap
-from v3audio.fft import irfft, rfft, turn
+from v3audio.fft import turn
 from v3audio.geometry import (
     CONTENT_BLUR_BINS,
     GAIN_RANGE,
@@ -35,6 +34,8 @@ from v3audio.geometry import (
     KERNEL_BELOW,
     N_VIEWS,
     PARTIAL_BINS,
+    STYLE_ABOVE,
+    STYLE_BELOW,
     Geometry,
     ModelConfig,
 )
@@ -46,8 +47,6 @@ from v3audio.kernels import (
     ONSET_SAMPLES,
     PEAK_BINS,
     SILENCE_POWER,
-    Band,
-    LagGroup,
     lag_groups,
     onset_bands,
     spectral_bands,
@@ -57,390 +56,399 @@ from v3audio.notes import FrameNotes
 FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
 
+N_NOTES = 128
+N_NUMBERS = 6  # of a frame: level_db, onset, periodicity, pitch_midi, confidence, brief_db
 _GELU_ERROR = 3e-6
-_ZERO, _ONE, _HUNDRED = np.float32(0), np.float32(1), np.float32(100)
-_LEAST_PEAK, _UNIT = np.float32(1e-7), np.float32(1 / math.log(101))
+_BELOW, _ABOVE = -min(PARTIAL_BINS), max(PARTIAL_BINS)
+"""Zeros that stand around the views: the content head looks beyond both ends."""
+
+
+class Heard(NamedTuple):
+    """One row per frame; float32 unless said otherwise."""
+
+    level_db: NDArray[np.float32]  # (T,) dBFS RMS of the newest 20 ms
+    onset: NDArray[np.float32]  # (T,) mean rise over 20 ms of a coarse log spectrum, dB
+    periodicity: NDArray[np.float32]  # (T,) 0..1, lag view at the heard pitch
+    pitch_midi: NDArray[np.float32]  # (T,) fine pitch, MIDI number (69.0 = 440 Hz)
+    confidence: NDArray[np.float32]  # (T,) 0..1, content within a semitone of the heard pitch
+    note_probs: NDArray[np.float32]  # (T, 128) rows sum to 1
+    code: NDArray[np.int64]  # (T,) nearest atom of the codebook
+    content: NDArray[np.float32]  # (T, P) content distribution over positions
+    style: NDArray[np.float32]  # (T, D) z_s; (T, 0) where it was not asked for
 
 
 class LiveHearing:
-    """One network and its code map, one frame at a time. Not for two threads at once.
+    """One network and its code map as a function of windows. Not for two threads at once.
 
     Args:
         weights: of a `V3Model`, by their names in it.
         config: its sizes.
-        code_map: where its positions lie.
+        code_map: where its positions lie, and what its codes are called.
 
     Raises:
         KeyError, ValueError: the weights are not those of such a network.
     """
 
     def __init__(self, weights: Weights, config: ModelConfig, code_map: CodeMap) -> None:
-        g = config.geometry
-        self._front_end = _FrontEnd(g)
-        self._content = _ContentHead(weights, config, self._front_end.padded)
+        g = self._geometry = config.geometry
+        self._front_end, self._attack = _FrontEnd(g), _Attack(g)
+        self._content, self._style = _ContentHead(weights, config), _StyleHead(weights)
         self._atoms = weights["codebook.atoms"]  # (K, P)
         self._atom_squares = np.square(self._atoms).sum(1)
-        reach = np.arange(-8, 9)  # a bell this wide, beyond it float32 sees none
-        self._blur = np.exp(-0.5 * np.square(reach / CONTENT_BLUR_BINS)).astype(np.float32)
-        self._midi_low, self._per_semitone = g.midi_low, g.bins_per_semitone
-        self._n_bins, self._n_positions = g.n_bins, g.n_positions
+        apart = np.arange(g.n_positions)[:, None] - np.arange(g.n_positions)
+        self._blur = np.exp(-0.5 * np.square(apart / CONTENT_BLUR_BINS)).astype(np.float32)
+        self._notes = np.eye(N_NOTES, dtype=np.float32)[code_map.code_to_note]  # (K, 128)
+        self._temperature = code_map.temperature
         self._offset_bins = code_map.offset_semitones * g.bins_per_semitone
-        self._attack = _Attack(g, self._front_end.window)
-        self._position = np.full(g.n_positions, 1 / g.n_positions, np.float32)
+        # The newest frame of a player.
+        self._window = np.zeros(g.window_length, np.float32)
+        self._numbers = np.zeros(N_NUMBERS, np.float32)
+        self._position = np.full((1, g.n_positions), 1 / g.n_positions, np.float32)
+        self._views = np.zeros((1, N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
+        self._hear = self._step = None
+        if _fits(config):
+            ear = compiled.record(
+                self._front_end.record(), self._attack.record(), self._content.record(),
+                PEAK_BINS, float(self._offset_bins), float(g.midi_low), float(g.bins_per_semitone),
+                LEVEL_FLOOR_DB,
+            )  # fmt: skip
+            self._hear = compiled.bind("hear", ear)
+            self._step = compiled.bind(
+                "hear", ear, 1, self._window[-1:], 0, self._numbers, self._position, self._views, 0
+            )
 
     def frame(self, window: FloatArray) -> FrameNotes:
-        """Hear one (window_length,) window at the analysis rate: a row of `Hearing.frames`."""
-        np.copyto(self._front_end.window, window)
-        views, energy = self._front_end()
-        position = self._position = self._content()
-        peak = int(position.argmax())
-        first, last = max(0, peak - PEAK_BINS), min(self._n_positions, peak + PEAK_BINS + 1)
-        mass = position[first:last].tolist()
-        confidence = sum(mass)
-        moment = sum(map(mul, mass, range(first, last)))
-        # a position beyond either end counts as the end, as in `Hearing`
-        below, above = PEAK_BINS - (peak - first), PEAK_BINS + 1 - (last - peak)
-        if below or above:
-            confidence += below * float(position[0]) + above * float(position[-1])
-            moment += above * float(position[-1]) * (self._n_positions - 1)
-        where = moment / max(confidence, 1e-9) + self._offset_bins
-        nearest = min(max(round(where), 0), self._n_bins - 1)
+        """Hear one (window_length,) window at the analysis rate: a row of `frames`."""
+        np.copyto(self._window, window)
+        if self._step:
+            self._step()
+        else:
+            numbers, self._position, self._views = self._in_numpy(self._window[None])
+            self._numbers = numbers[0]
+        level_db, onset, periodicity, pitch_midi, confidence, brief_db = self._numbers.tolist()
+        views = self._views[0, :, _BELOW : _BELOW + self._geometry.n_bins]
         return FrameNotes(
-            level_db=_level_db(energy, LEVEL_SAMPLES),
-            onset=self._attack(),
-            periodicity=max(views[2, max(0, nearest - 1) : nearest + 2].tolist()),
-            pitch_midi=self._midi_low + where / self._per_semitone,
-            confidence=confidence,
-            position=position,
-            views=views,
-            brief_db=_level_db(energy, BRIEF_SAMPLES),
-        )
+            level_db, onset, periodicity, pitch_midi, confidence, None, self._position[0], views,
+            brief_db,
+        )  # fmt: skip
 
     def code(self) -> tuple[int, float]:
         """The codebook's atom nearest to the newest frame's content, and how far it is (0..2).
 
         Computed when asked for, from what `frame` found last; uniform content before that.
         """
-        content = np.convolve(self._position, self._blur, "same")
-        content /= math.sqrt(float(content @ content))
-        squares = self._atom_squares - 2 * (self._atoms @ content)
+        squares = self._distances(self._position)[0]
         nearest = int(squares.argmin())
-        return nearest, math.sqrt(max(0.0, 1.0 + float(squares[nearest])))
+        return nearest, math.sqrt(float(squares[nearest]))
 
+    def frames(self, windows: FloatArray, *, style: bool = True) -> Heard:
+        """Hear (T, window_length) windows at the analysis rate, float32 in [-1, 1].
 
-class _Attack:
-    """Spectral flux of one window, `Hearing._onset`."""
+        Args:
+            windows: they may overlap in memory, as a framed recording does.
+            style: whether to work out the style too.
+        """
+        if self._hear:
+            windows = _strided(windows)
+            n, n_views = len(windows), len(windows) if style else 2
+            numbers = np.empty((n, N_NUMBERS), np.float32)
+            position = np.empty((n, self._geometry.n_positions), np.float32)
+            views = np.zeros((n_views, *self._views.shape[1:]), np.float32)
+            self._hear(
+                n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
+                *map(compiled.address, (numbers, position, views)), int(style),
+            )  # fmt: skip
+        else:
+            numbers, position, views = self._in_numpy(windows)
+        squares = self._distances(position)
+        near = np.exp((squares.min(1, keepdims=True) - squares) / np.float32(self._temperature))
+        note_probs = near @ self._notes
+        note_probs /= near.sum(1, keepdims=True)
+        styles = np.empty((len(position), 0), np.float32)
+        if style:
+            styles = self._style(views[:, 0, _BELOW:], position.argmax(1))
+        return Heard(*numbers.T[:5], note_probs, squares.argmin(1), position, styles)
 
-    def __init__(self, g: Geometry, window: FloatArray) -> None:
-        bands, self._hann = onset_bands(g.sample_rate)
-        self._bands = np.repeat(bands, 2, 0)  # the same for a real and an imaginary part
-        stretches = window[-2 * ONSET_LAG_SAMPLES :].reshape(2, ONSET_LAG_SAMPLES)
-        self._stretches = stretches[:, -ONSET_SAMPLES:]
-        self._sound = np.empty((2, ONSET_SAMPLES), np.float32)
-        self._spectra = np.empty((2, ONSET_SAMPLES // 2 + 1), np.complex64)
-        self._parts = self._spectra.view(np.float32)
-        of_bin = np.where(bands.any(1), bands.argmax(1), -1).astype(np.int32)
-        self._compiled = compiled.bind(
-            "attack", ONSET_SAMPLES, *self._stretches, self._hann, turn(ONSET_SAMPLES),
-            bands.shape[1], of_bin, result=ctypes.c_float,
-        )  # fmt: skip
+    def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`hear` of `_frame.c`: numbers (T, 6), positions (T, P), views with zeros around."""
+        g = self._geometry
+        views, energy = self._front_end(windows)
+        position = self._content(views)
+        near = position.argmax(1)[:, None] + np.arange(-PEAK_BINS, PEAK_BINS + 1)
+        near = near.clip(0, g.n_positions - 1)  # a position beyond either end counts as the end
+        mass = np.take_along_axis(position, near, 1)
+        confidence = mass.sum(1)
+        where = (mass * near).sum(1) / np.maximum(confidence, 1e-9) + self._offset_bins
+        bins = np.rint(where).astype(np.intp)[:, None] + np.arange(-1, 2)
+        lag = np.take_along_axis(views[:, 2], _BELOW + bins.clip(0, g.n_bins - 1), 1)
+        numbers = np.stack((
+            _level_db(energy, LEVEL_SAMPLES), self._attack(windows), lag.max(1),
+            g.midi_low + where / g.bins_per_semitone, confidence, _level_db(energy, BRIEF_SAMPLES),
+        ), 1)  # fmt: skip
+        return numbers.astype(np.float32), position, views
 
-    def __call__(self) -> float:
-        """Mean rise of the bands of the window that now stands there, dB."""
-        if self._compiled:
-            return float(self._compiled())
-        np.multiply(self._stretches, self._hann, out=self._sound)
-        rfft(self._sound, self._spectra)
-        np.multiply(self._parts, self._parts, out=self._parts)
-        before, now = self._parts.dot(self._bands).tolist()
-        rises = [(b + 1e-7) / (a + 1e-7) for a, b in zip(before, now, strict=True) if b > a]
-        return 10.0 * sum(map(math.log10, rises)) / len(now)
+    def _distances(self, position: FloatArray) -> FloatArray:
+        """Squared distances (T, K) of the contents at these positions (T, P) to all atoms."""
+        content = position @ self._blur
+        content /= np.sqrt(np.square(content).sum(1, keepdims=True))
+        squares: FloatArray = 1 + self._atom_squares - 2 * (content @ self._atoms.T)
+        return np.maximum(squares, 0, out=squares)
 
 
 class _FrontEnd:
-    """`features.FrontEnd` of one window, the one that stands in `window`."""
+    """`features.FrontEnd`."""
 
     def __init__(self, g: Geometry) -> None:
-        self.window = np.zeros(g.window_length, np.float32)
-        self._spectrum = np.empty(g.window_length // 2 + 1, np.complex64)
-        bands = spectral_bands(g)
-        n_bins = bands[0].kernel.shape[1] // 2
-        assert n_bins * len(bands) == g.n_bins, "bands of one size"
-        products = np.empty((len(bands), 2 * n_bins), np.complex64)
-        self._bands = [
-            (np.ascontiguousarray(band.kernel.T), self._spectrum[band.low : band.high], product)
-            for band, product in zip(bands, products, strict=True)
-        ]
-        self._products = products.reshape(len(bands), 2, n_bins).transpose(1, 0, 2)
-        self._by_band = np.empty((2, len(bands), n_bins), np.float32)
-        self._magnitude = self._by_band.reshape(2, -1)
-        # Views stand between zeros: the content head looks beyond both ends.
-        below, above = -min(PARTIAL_BINS), max(PARTIAL_BINS)
-        self.padded = np.zeros((N_VIEWS, below + g.n_bins + above), np.float32)
-        self._views = self.padded[:, below : below + g.n_bins]
-        self._spectral, self._lag = self._views[:2], self._views[2]
-        self._found = np.empty(g.n_bins, np.float32)
-        groups = lag_groups(g)[::-1]  # long lags first: low bins
-        # Of each group: what is correlated with what, the matrix that reads fractional lags off
-        # the correlation (which comes longest lag first), and where the result goes.
-        self._groups = []
-        lags, ends, at = [], [], 0
-        for group in groups:
-            n_lags = group.sinc.shape[1]
-            shortest = int(np.flatnonzero(group.sinc.any(1))[0])
-            sinc = np.ascontiguousarray(2 * group.sinc[: shortest - 1 if shortest else None : -1].T)
-            place = self._found[at : at + n_lags]
-            past = self.window[-group.window - group.reach : g.window_length - shortest]
-            self._groups.append((past, self.window[-group.window :], sinc, place))
-            lags.append(np.arange(group.reach + 1) @ group.linear.astype(np.float64))
-            ends.append(np.full(n_lags, group.window))
-            at += n_lags
-        lag, end = np.concatenate(lags), np.concatenate(ends)
-        # A bin's energy: the newest `end` samples, and the `end` samples that begin `lag` earlier.
-        base = np.floor(lag).astype(np.int64)
-        part = lag - base
-        n_energies = max(int((end + base).max()) + 1, LEVEL_SAMPLES) + 1
-        near = (end, end + base, end + base + 1, base, base + 1, np.full_like(end, n_energies))
-        floor = 2 * end * SILENCE_POWER
-        self._near = np.stack(near)
-        self._shares = np.stack((np.ones_like(part), 1 - part, part, part - 1, -part, floor))
-        self._gathered = np.empty_like(self._shares)
-        self._energy = np.zeros(n_energies + 1)
-        self._energy[-1] = 1.0  # of which the floor is a share
-        self._newest_first = self.window[: -n_energies : -1]
-        self._squares = np.empty(n_energies - 1)
-        self._compiled = self._bind(bands, groups) if _fits(g) else None
+        self._geometry, self._groups = g, lag_groups(g)
+        self._bands = spectral_bands(g, compiled.LANES)
 
-    def _bind(self, bands: list[Band], groups: list[LagGroup]) -> Callable[[], None] | None:
-        """All of `__call__` in one piece."""
-        rows, kernels = [], []
-        for view in range(2):
-            for band in bands:
-                n_bins = band.kernel.shape[1] // 2
-                n = band.high - band.low
-                padded = np.zeros((n_bins, n + -n % compiled.PAD), np.complex64)
-                padded[:, :n] = band.kernel[:, view * n_bins : (view + 1) * n_bins].T
-                rows += [(band.low, padded.shape[1])] * n_bins
-                kernels.append(padded.ravel())
-        kernel = np.concatenate(kernels)
-        heads, lags, weights = [], [], []
-        for group in groups:
-            used = group.sinc != 0
-            shortest = int(np.flatnonzero(used.any(1))[0])
-            heads.append((group.window, shortest, group.reach + 1, used.shape[1]))
-            for bin_uses, column in zip(used.T, group.sinc.T, strict=True):
-                first, last = np.flatnonzero(bin_uses)[[0, -1]]
-                lags.append((first, last + 1 - first))
-                weights.append(column[first : last + 1])
-        return compiled.bind(
-            "front_end", len(self.window), self.window, turn(len(self.window)),
-            len(self._found), np.array(rows, np.int32),
-            np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag),
-            len(heads), np.array(heads, np.int32), np.array(lags, np.int32),
-            np.concatenate(weights), len(self._energy), self._energy,
-            len(self._near), self._near, self._shares, self.padded.shape[1], self._views[0],
+    def __call__(self, windows: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
+        """Views (T, 3, F) between zeros, and the energy of the newest 0..n samples, (T, n + 1)."""
+        g = self._geometry
+        views = np.zeros((len(windows), N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
+        inner = views[:, :, _BELOW : _BELOW + g.n_bins]
+        sizes = {band.n_fft for bands in self._bands for band in bands}
+        spectra = {n: scipy.fft.rfft(windows[:, -n:]) for n in sizes}
+        for view, bands in enumerate(self._bands):
+            found = [
+                np.abs(spectra[n_fft][:, low : low + len(kernel)] @ kernel)
+                for n_fft, low, kernel in bands
+            ]
+            magnitude = np.concatenate(found, 1)
+            peak = np.maximum(magnitude.max(1, keepdims=True), 1e-7)
+            inner[:, view] = np.log1p(100 * magnitude / peak) / math.log(101)
+        energy = np.zeros((len(windows), g.window_length + 1))
+        np.cumsum(np.square(windows[:, ::-1], dtype=np.float64), 1, out=energy[:, 1:])
+        found = []
+        for n, reach, n_fft, sinc, linear in self._groups:
+            past = scipy.fft.rfft(windows[:, -n - reach :], n_fft)
+            now = scipy.fft.rfft(windows[:, -n:], n_fft)
+            # index `reach - l` of the circular correlation holds sum x[n] x[n - l]
+            products = scipy.fft.irfft(past * now.conj(), n_fft)[:, reach::-1]
+            older = energy[:, n : n + reach + 1] - energy[:, : reach + 1]
+            both = older[:, :1] + older @ linear + 2 * n * SILENCE_POWER
+            found.append(2 * products @ sinc / both)
+        inner[:, 2] = np.concatenate(found[::-1], 1).clip(0, 1)  # long lags, low bins, first
+        return views, energy
+
+    def record(self) -> ctypes.Structure:
+        """`front_end` of `_frame.c`."""
+        g = self._geometry
+        both = [band for bands in self._bands for band in bands]
+        sizes = sorted({band.n_fft for band in both})
+        used = [max(b.low + len(b.kernel) for b in both if b.n_fft == n) + 1 for n in sizes]
+        starts = dict(zip(sizes, np.cumsum([0, *used]), strict=False))
+        kernels, heads = [], []
+        for n_fft, low, kernel in both:
+            laid = np.zeros((len(kernel) + len(kernel) % 2, 2, compiled.LANES), np.float32)
+            laid[: len(kernel), 0, : kernel.shape[1]] = kernel.real
+            laid[: len(kernel), 1, : kernel.shape[1]] = kernel.imag
+            kernels.append(laid.ravel())
+            heads.append((starts[n_fft] + low, len(laid)))
+        groups, lags, shares, weights = [], [], [], []
+        for group in self._groups[::-1]:  # low bins first
+            taps = group.sinc != 0
+            groups.append((group.window, np.argmax(taps.any(1)), group.reach + 1, taps.shape[1]))
+            energy_at = np.arange(group.reach + 1) @ group.linear.astype(np.float64)
+            for lag, column in zip(energy_at, group.sinc.T, strict=True):
+                first = int(np.flatnonzero(column)[0])
+                lags.append((first, int(lag)))
+                shares.append(lag - int(lag))
+                weights.append(np.resize(column[first:], compiled.PAD))
+                weights[-1][len(column) - first :] = 0
+        n_energies = max(2 * group.reach for group in self._groups) + 2
+        return compiled.record(
+            g.window_length, g.n_bins, len(sizes), len(both), len(groups),
+            min(max(n_energies, LEVEL_SAMPLES), g.window_length), LEVEL_SAMPLES, BRIEF_SAMPLES,
+            SILENCE_POWER, np.array(list(zip(sizes, used, strict=True)), np.int32),
+            np.concatenate([turn(n) for n in sizes]), np.array(heads, np.int32),
+            np.concatenate(kernels), np.array(groups, np.int32), np.array(lags, np.int32),
+            np.array(shares, np.float32), np.array(weights, np.float32),
         )  # fmt: skip
 
-    def __call__(self) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Hear the window.
 
-        Returns:
-            Views (3, F) as in `features.Views`, standing in `padded`, and the energy of the newest
-            0..n samples, (n + 1,) and more; the same arrays each time.
-        """
-        if self._compiled:
-            self._compiled()
-            return self._views, self._energy
-        rfft(self.window, self._spectrum)
-        for kernel, spectrum, product in self._bands:
-            kernel.dot(spectrum, product)
-        np.abs(self._products, out=self._by_band)
-        magnitude = self._magnitude
-        peak = np.maximum.reduce(magnitude, axis=1, keepdims=True, initial=_LEAST_PEAK)
-        magnitude *= _HUNDRED / peak
-        magnitude += _ONE
-        np.log(magnitude, out=magnitude)
-        np.multiply(magnitude, _UNIT, out=self._spectral)
-        self._periodicity()
-        return self._views, self._energy
+class _Attack:
+    """Spectral flux: how much the bands of the newest sound rose, `Hearing._onset`."""
 
-    def _periodicity(self) -> None:
-        for past, now, sinc, found in self._groups:
-            # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
-            sinc.dot(np.correlate(past, now), found)
-        newest_first, energy = self._newest_first, self._energy
-        np.multiply(newest_first, newest_first, out=self._squares, dtype=np.float64)
-        np.add.accumulate(self._squares, out=energy[1:-1])
-        gathered = energy.take(self._near, out=self._gathered, mode="clip")
-        gathered *= self._shares
-        both = np.add.reduce(gathered)
-        share = self._lag
-        np.divide(self._found, both, out=share, casting="same_kind")
-        np.maximum(share, _ZERO, out=share)
-        np.minimum(share, _ONE, out=share)
+    def __init__(self, g: Geometry) -> None:
+        self._bands, self._hann = onset_bands(g.sample_rate)
+
+    def __call__(self, windows: FloatArray) -> FloatArray:
+        """Mean rise of the bands of (T, n) windows, dB."""
+        stretches = windows[:, -2 * ONSET_LAG_SAMPLES :].reshape(-1, 2, ONSET_LAG_SAMPLES)
+        spectra = scipy.fft.rfft(stretches[:, :, -ONSET_SAMPLES:] * self._hann)
+        power = (np.square(spectra.real) + np.square(spectra.imag)) @ self._bands
+        rises: FloatArray = np.diff(10 * np.log10(power + 1e-7), axis=1)[:, 0]
+        return np.maximum(rises, 0).mean(1)
+
+    def record(self) -> ctypes.Structure:
+        """`attack` of `_frame.c`."""
+        of_bin = np.where(self._bands.any(1), self._bands.argmax(1), -1).astype(np.int32)
+        return compiled.record(
+            ONSET_SAMPLES, ONSET_LAG_SAMPLES, self._bands.shape[1], self._hann,
+            turn(2 * ONSET_SAMPLES), of_bin,
+        )  # fmt: skip
 
 
 class _ContentHead:
-    """`model.ContentHead` of one frame."""
-
-    def __init__(self, weights: Weights, config: ModelConfig, padded: FloatArray) -> None:
-        g, channels = config.geometry, config.channels
-        n_channels = N_VIEWS * channels
-        # The detectors of peaks as products with shifted views; the last tap is the bias.
-        parts = [f"content_head.peaks.{view}" for view in range(N_VIEWS)]
-        taps = [
-            np.concatenate((weights[f"{p}.weight"][:, 0], weights[f"{p}.bias"][:, None]), 1)
-            for p in parts
-        ]
-        self._taps = np.stack(taps)  # (views, channels, taps + 1)
-        n_taps = self._taps.shape[2] - 1
-        self._shifted = np.ones((N_VIEWS, n_taps + 1, g.n_bins), np.float32)
-        self._columns = self._shifted[:, :-1]
-        first_tap = -min(PARTIAL_BINS) - n_taps // 2
-        windows = sliding_window_view(padded, g.n_bins, axis=1)
-        self._windows = windows[:, first_tap : first_tap + n_taps]
-
-        # Correlation with the content kernel by FFT: 12 short ones are quicker than the product.
-        n_fft = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
-        n_fft = scipy.fft.next_fast_len(n_fft, real=True)
-        kernel = weights["content_head.kernel"].astype(np.float64)  # (C, taps)
-        laid = np.zeros((n_channels, n_fft))
-        laid[:, np.arange(-KERNEL_BELOW, KERNEL_ABOVE + 1)] = kernel
-        spectra = scipy.fft.rfft(laid).conj()
-        self._kernel = spectra.astype(np.complex64)
-        self._padded = np.zeros((n_channels, n_fft), np.float32)
-        self._seen = self._padded.reshape(N_VIEWS, channels, n_fft)[:, :, : g.n_bins]
-        self._spectra, self._products = np.empty((2, *spectra.shape), np.complex64)
-        self._total = self._spectra[:, 0].real  # of each channel
-        self._sum = np.empty(spectra.shape[1], np.complex64)
-        self._correlation = np.empty(n_fft, np.float32)
-        self._score = self._correlation[: g.n_positions]
-
-        # What one product adds to the score: the partials, and what each channel's mean takes off,
-        # within the axis: as much as a channel of ones would score.
-        partials = _Partials(weights, config, padded) if config.partial_hidden else None
-        n_rows = len(partials.weigh) if partials else 0
-        self._rows = np.empty((n_rows + n_channels, g.n_positions), np.float32)
-        self._weigh = np.zeros(n_rows + n_channels, np.float32)
-        self._means = self._weigh[n_rows:]
-        ones = scipy.fft.rfft(np.ones(g.n_bins), n_fft)
-        flat = scipy.fft.irfft(spectra * ones, n_fft)[:, : g.n_positions]
-        self._rows[n_rows:] = flat / g.n_bins
-        self._partials = partials
-        if partials:
-            self._weigh[:n_rows] = partials.weigh
-            partials.fill(self._rows[:n_rows])
-        gain = math.exp(5 * float(weights["content_head.log_gain"]))
-        self._gain = min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1])
-        self._compiled = None
-        if _fits(g):
-            entry = partials.entry if partials else np.empty((0, 1), np.float32)
-            places = np.array(PARTIAL_BINS, np.int32) - min(PARTIAL_BINS)
-            self._compiled = compiled.bind(
-                "content", *padded.shape, -min(PARTIAL_BINS), g.n_bins, padded,
-                channels, n_taps, first_tap, self._taps,
-                KERNEL_BELOW, kernel.shape[1], kernel.astype(np.float32),
-                len(entry), len(places), places, entry,
-                n_rows // max(len(entry), 1) - 1, self._weigh[:n_rows].copy(),
-                self._gain, g.n_positions, self._score,
-            )  # fmt: skip
-
-    def __call__(self) -> FloatArray:
-        """Position probabilities (P,) of the views that now stand in `padded`."""
-        if self._compiled:
-            self._compiled()
-            return self._score
-        np.copyto(self._columns, self._windows)
-        np.matmul(self._taps, self._shifted, out=self._seen)
-        np.maximum(self._padded, _ZERO, out=self._padded)
-        rfft(self._padded, self._spectra)
-        np.multiply(self._spectra, self._kernel, out=self._products)
-        irfft(np.add.reduce(self._products, out=self._sum), self._correlation)
-        np.negative(self._total, out=self._means)
-        if self._partials:
-            self._partials()
-        score = self._score
-        score += self._weigh.dot(self._rows)
-        n, mass, square = len(score), float(np.add.reduce(score)), float(score.dot(score))
-        deviation = math.sqrt(max(0.0, square - mass * mass / n) / (n - 1))
-        score *= np.float32(self._gain / (deviation + 1e-5))
-        score -= np.maximum.reduce(score)
-        np.exp(score, out=score)
-        score /= np.add.reduce(score)
-        return score
-
-
-class _Partials:
-    """`ContentHead._weigh_partials` of one frame, but for a constant, which makes no difference.
+    """`model.ContentHead`: one learned kernel correlated with every candidate, and its partials.
 
     GELU(x) = x / 2 + x erf(x / sqrt 2) / 2. The second half is even, and as the views lie in 0..1
-    the weights bound its argument: within that bound it is a short polynomial in x^2, so that the
-    sum over hidden units becomes one product with their powers. erf would take three times as long.
+    the weights bound its argument: within that bound it is a short polynomial in x^2, for a third
+    of what erf costs. A constant is left out, as it makes no difference to the softmax.
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, padded: FloatArray) -> None:
-        g = config.geometry
-        entry = weights["content_head.partials.0.weight"]  # (U, views * partials)
-        bias = weights["content_head.partials.0.bias"]
-        last = weights["content_head.partials.2.weight"][0].astype(np.float64)
-        limit = max(
-            float((np.maximum(entry, 0).sum(1) + bias).max()),
-            float((np.maximum(-entry, 0).sum(1) - bias).max()),
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        g = self._geometry = config.geometry
+        self._channels = config.channels
+        # The detectors of peaks: taps and, last, a bias.
+        parts = [f"content_head.peaks.{view}" for view in range(N_VIEWS)]
+        self._taps = np.stack([
+            np.concatenate((weights[f"{p}.weight"][:, 0], weights[f"{p}.bias"][:, None]), 1)
+            for p in parts
+        ])  # fmt: skip
+        if self._taps.shape[1] != config.channels:
+            raise ValueError(f"{self._taps.shape[1]} channels, expected {config.channels}")
+        n_taps = self._taps.shape[2] - 1
+        self._first_tap = _BELOW - n_taps // 2
+        # Correlation with the content kernels by FFT: 12 short ones are quicker than the product.
+        n = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
+        self._n_fft = n_fft = 1 << (n - 1).bit_length()
+        laid = np.zeros((N_VIEWS * config.channels, n_fft))
+        laid[:, np.arange(-KERNEL_BELOW, KERNEL_ABOVE + 1)] = weights["content_head.kernel"]
+        self._kernel = scipy.fft.rfft(laid).conj()
+        places = np.array(PARTIAL_BINS)[:, None] + np.arange(g.n_positions) + _BELOW
+        self._places = places  # (partials, P)
+        self._entry, self._weigh = np.zeros((2, 0, 1), np.float32)
+        if config.partial_hidden:
+            self._entry, self._weigh = _partials(weights)
+        gain = math.exp(5 * float(weights["content_head.log_gain"]))
+        self._gain = min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1])
+
+    def __call__(self, views: FloatArray) -> FloatArray:
+        """Position probabilities (T, P) of views that stand between zeros."""
+        g = self._geometry
+        n_taps = self._taps.shape[2] - 1
+        around = views[:, :, self._first_tap : self._first_tap + g.n_bins + n_taps - 1]
+        near = sliding_window_view(around, g.n_bins, 2)  # (T, views, taps, F)
+        seen = np.maximum(self._taps[:, :, :-1] @ near + self._taps[:, :, -1:], 0)
+        seen -= seen.mean(3, keepdims=True)
+        spectra = scipy.fft.rfft(seen.reshape(len(views), -1, g.n_bins), self._n_fft)
+        total = np.einsum("tck,ck->tk", spectra, self._kernel.astype(np.complex64))
+        score = scipy.fft.irfft(total, self._n_fft)[:, : g.n_positions]
+        if len(self._entry):
+            near = sliding_window_view(np.pad(views, ((0, 0), (0, 0), (1, 1))), 3, 2).max(3)
+            near[:, :, :_BELOW] = near[:, :, _BELOW + g.n_bins :] = 0
+            partials = near[:, :, self._places].reshape(len(views), -1, g.n_positions)
+            y = self._entry[:, :-1] @ partials + self._entry[:, -1:]
+            first, *powers = self._weigh[:, :, None]
+            sums, square = np.zeros_like(y), np.square(y) - 1
+            for weigh in powers[::-1]:
+                sums = (sums + weigh) * square
+            score = score + (sums + first * y).sum(1)
+        score = score - score.mean(1, keepdims=True)
+        score *= self._gain / (score.std(1, ddof=1, keepdims=True) + 1e-5)
+        position = np.exp(score - score.max(1, keepdims=True))
+        position /= position.sum(1, keepdims=True)
+        return np.asarray(position, np.float32)
+
+    def record(self) -> ctypes.Structure:
+        """`content` of `_frame.c`."""
+        g, lanes, half = self._geometry, compiled.LANES, self._n_fft // 2
+        # Of a real signal's spectrum k, that of its even and odd samples as one complex signal
+        # gives its own value k and, mirrored and conjugate, half - k: what each of them weighs.
+        i_turn = 1j * np.exp(-1j * np.pi * np.arange(half + 1) / half)
+        kernel = self._kernel / (2 * self._n_fft)
+        both = np.stack((kernel * (1 - i_turn), kernel * (1 + i_turn)))  # (2, C, half + 1)
+        both = np.pad(both, ((0, 0), (0, -both.shape[1] % lanes), (0, 0)))
+        laid = np.stack((both.real, both.imag), 1).reshape(4, -1, lanes, half + 1)
+        n_units = len(self._entry)
+        entry = np.zeros((n_units + -n_units % 6, N_VIEWS * len(PARTIAL_BINS) + 1), np.float32)
+        weigh = np.zeros((max(2, len(self._weigh)), len(entry)), np.float32)
+        entry[:n_units], weigh[: len(self._weigh), :n_units] = self._entry, self._weigh
+        return compiled.record(
+            N_VIEWS, _BELOW + g.n_bins + _ABOVE, _BELOW, g.n_bins, self._channels,
+            self._taps.shape[2] - 1, self._first_tap, self._n_fft, len(entry), len(PARTIAL_BINS),
+            len(weigh) - 1, g.n_positions, self._gain, self._taps, turn(self._n_fft),
+            laid.transpose(3, 1, 0, 2).astype(np.float32, order="C"),
+            self._places[:, 0].astype(np.int32), entry, weigh,
+        )  # fmt: skip
+
+
+class _StyleHead:
+    """`model.StyleHead`."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._w = {
+            name.removeprefix("style_head.mlp."): value
+            for name, value in weights.items()
+            if name.startswith("style_head.mlp.")
+        }
+
+    def __call__(self, spectrum: FloatArray, position: NDArray[np.intp]) -> FloatArray:
+        """(T, F and zeros) spectra and (T,) argmax positions to z_s (T, D)."""
+        from scipy.special import erf  # only who asks for styles loads it
+
+        padded = np.pad(spectrum, ((0, 0), (STYLE_BELOW, STYLE_ABOVE + 1)))
+        x = np.take_along_axis(
+            padded, position[:, None] + np.arange(STYLE_BELOW + 1 + STYLE_ABOVE), 1
         )
-        # The product gives y = sqrt(2) x / limit, so that y^2 - 1 lies in -1..1, where powers are
-        # tame: those of a small x^2 would leave float32's range and be slow.
-        scale = math.sqrt(2) / limit
-        self.entry = (scale * np.concatenate((entry, bias[:, None]), 1)).astype(np.float32)
-        coefficients = _even_half_of_gelu(limit)
-        weigh = np.concatenate((0.5 / scale * last, np.outer(coefficients, last).ravel()))
-        self.weigh = weigh.astype(np.float32)
-        below = -min(PARTIAL_BINS)
-        at = slice(below, below + g.n_bins)
-        self._here = padded[:, at]
-        self._lower = padded[:, at.start - 1 : at.stop - 1]
-        self._upper = padded[:, at.start + 1 : at.stop + 1]
-        near = np.ones((N_VIEWS + 1, padded.shape[1]), np.float32)  # the last row for the bias
-        near[:N_VIEWS] = 0.0
-        self._near = near[:N_VIEWS, at]
-        self._windows = sliding_window_view(near, g.n_positions, axis=1)
-        n_partials = len(PARTIAL_BINS)
-        places = np.append(np.tile(np.array(PARTIAL_BINS) + below, N_VIEWS), 0)
-        self._which = np.append(np.repeat(np.arange(N_VIEWS), n_partials), N_VIEWS), places
+        for layer in (0, 3):
+            x = self._affine(x, layer)
+            x -= x.mean(1, keepdims=True)
+            x /= np.sqrt(np.square(x).mean(1, keepdims=True) + 1e-5)
+            x = x * self._w[f"{layer + 1}.weight"] + self._w[f"{layer + 1}.bias"]
+            x *= 0.5 + 0.5 * erf(x * np.float32(math.sqrt(0.5)))  # GELU
+        x = self._affine(x, 6) - self._w["7.running_mean"]
+        return np.asarray(x / np.sqrt(self._w["7.running_var"] + 1e-5), np.float32)
 
-    def fill(self, rows: FloatArray) -> None:
-        """Let calls fill `rows`, (len(weigh), P), whose sum weighed by `weigh` is the score."""
-        first = rows[: len(self.entry)]
-        powers = rows[len(first) :].reshape(-1, *first.shape)
-        self._first, self._square = first, powers[0]
-        # v, v^2, v^3 ... from those before: which are multiplied by which, and where they go
-        self._products, n = [], 1
-        while n < len(powers):
-            more = min(n, len(powers) - n)
-            self._products.append((powers[:more], powers[n - 1], powers[n : n + more]))
-            n += more
-
-    def __call__(self) -> None:
-        """Take the views that now stand in `padded`."""
-        near, first, square = self._near, self._first, self._square
-        np.maximum(self._here, self._lower, out=near)
-        np.maximum(near, self._upper, out=near)
-        self.entry.dot(self._windows[self._which], first)
-        np.multiply(first, first, out=square)
-        np.subtract(square, _ONE, out=square)
-        for low, high, place in self._products:
-            np.multiply(low, high, out=place)
+    def _affine(self, x: FloatArray, layer: int) -> FloatArray:
+        out: FloatArray = x @ self._w[f"{layer}.weight"].T + self._w[f"{layer}.bias"]
+        return out
 
 
-def _fits(g: Geometry) -> bool:
+def _partials(weights: Weights) -> tuple[FloatArray, FloatArray]:
+    """The perceptron that weighs partials as a polynomial.
+
+    Returns:
+        entry (U, views * partials + 1), the last for a bias: partials to y; weigh (powers + 1, U):
+        what y, v, v^2, ... add to the score, where v = y^2 - 1.
+    """
+    entry = weights["content_head.partials.0.weight"]  # (U, views * partials)
+    bias = weights["content_head.partials.0.bias"]
+    last = weights["content_head.partials.2.weight"][0].astype(np.float64)
+    limit = max(
+        float((np.maximum(entry, 0).sum(1) + bias).max()),
+        float((np.maximum(-entry, 0).sum(1) - bias).max()),
+    )
+    # The product gives y = sqrt(2) x / limit, so that y^2 - 1 lies in -1..1, where powers are
+    # tame: those of a small x^2 would leave float32's range and be slow.
+    scale = math.sqrt(2) / limit
+    weigh = np.concatenate((0.5 / scale * last[None], np.outer(_even_half_of_gelu(limit), last)))
+    laid = scale * np.concatenate((entry, bias[:, None]), 1)
+    return laid.astype(np.float32), weigh.astype(np.float32)
+
+
+def _fits(config: ModelConfig) -> bool:
     """Whether the compiled arithmetic has room for such a network."""
-    reach = max(PARTIAL_BINS) - min(PARTIAL_BINS) + g.n_bins + KERNEL_BELOW + KERNEL_ABOVE
-    most = max(g.window_length, N_VIEWS * reach)
-    return most <= compiled.MOST and g.window_length.bit_count() == 1
+    g = config.geometry
+    reach = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
+    width = N_VIEWS * (_BELOW + g.n_bins + _ABOVE)
+    n = g.window_length
+    return reach <= 512 and max(width, n) <= compiled.MOST and n.bit_count() == 1
 
 
-def _level_db(energy: NDArray[np.float64], n_samples: int) -> float:
-    """RMS of the newest samples in dBFS."""
-    return max(10.0 * math.log10(energy[n_samples] / n_samples + 1e-12), LEVEL_FLOOR_DB)
+def _strided(windows: FloatArray) -> FloatArray:
+    """Windows whose samples lie side by side, a whole number of samples apart."""
+    apart, beside = windows.strides
+    fit = windows.dtype == np.float32 and beside == 4 and apart % 4 == 0
+    return windows if fit else np.ascontiguousarray(windows, np.float32)
+
+
+def _level_db(energy: NDArray[Any], n_samples: int) -> NDArray[Any]:
+    """RMS of the newest samples of each frame in dBFS."""
+    power = energy[:, n_samples] / n_samples
+    return np.maximum(10.0 * np.log10(power + 1e-12), LEVEL_FLOOR_DB)
 
 
 def _even_half_of_gelu(limit: float) -> NDArray[np.float64]:

@@ -26,13 +26,14 @@ from v3audio.geometry import (
     KERNEL_ABOVE,
     KERNEL_BELOW,
     PARTIAL_BINS,
+    STYLE_ABOVE,
+    STYLE_BELOW,
     Geometry,
     ModelConfig,
     partial_padding,
 )
 from v3audio.vq import Codebook, Quantized
 
-STYLE_BELOW, STYLE_ABOVE = 60, 263  # the aligned spectrum that style is read from
 ADDED_FROM_BINS = 4  # a style's template starts this far below the pitch: the foot of its peak
 CODE_REACH_BINS = 5  # an atom is one bump this wide on each side
 

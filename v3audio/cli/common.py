@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from v3audio.errors import V3AudioError
 
 if TYPE_CHECKING:
-    from v3audio.hearing import Hearing
+    from v3audio.live_hearing import LiveHearing
 
 Job = TypeVar("Job")
 
@@ -196,13 +196,11 @@ def for_each(label: str, jobs: Sequence[Job], work: Callable[[Job, Progress], No
 
 
 @functools.cache
-def hearing(model: str | None) -> Hearing:
-    """The model's hearing, loaded once for all files, on a GPU where there is one."""
-    import torch
-
+def hearing(model: str | None) -> LiveHearing:
+    """The model's hearing, loaded once for all files."""
     from v3audio.bundle import load_bundle
 
-    return load_bundle(model).load_hearing("cuda" if torch.cuda.is_available() else "cpu")
+    return load_bundle(model).load_hearing()
 
 
 def make_folder(folder: Path) -> None:
