@@ -401,7 +401,7 @@ class _Kept:
             heard.level_db,
             heard.onset,
             heard.periodicity,
-            heard.pitch_midi,
+            heard.pitch_midi if heard.fine_midi is None else heard.fine_midi,
             heard.confidence,
             top,
             probs,

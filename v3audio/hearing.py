@@ -14,6 +14,7 @@ from torch import Tensor
 
 from v3audio.code_map import CodeMap
 from v3audio.features import FrontEnd, Views
+from v3audio.geometry import Geometry
 from v3audio.kernels import (
     BRIEF_SAMPLES,
     LEVEL_FLOOR_DB,
@@ -26,6 +27,7 @@ from v3audio.kernels import (
 from v3audio.model import V3Model
 
 N_NOTES = 128
+CLEAR_PEAK = 0.5  # periodicity from which on its peak tells the pitch better than the content
 
 
 class Heard(NamedTuple):
@@ -40,6 +42,7 @@ class Heard(NamedTuple):
     code: NDArray[np.int64]  # (T,) nearest atom of the codebook
     content: NDArray[np.float32]  # (T, P) content distribution over positions
     style: NDArray[np.float32]  # (T, D) z_s
+    fine_midi: NDArray[np.float32] | None = None  # (T,) `fine_pitch`
 
 
 class Hearing:
@@ -77,6 +80,7 @@ class Hearing:
             code=squares.argmin(-1).cpu().numpy(),
             content=encoded.position.cpu().numpy(),
             style=encoded.style.cpu().numpy(),
+            fine_midi=fine_pitch(views.lag.cpu().numpy(), pitch_midi, self.geometry),
         )  # fmt: skip
 
     def live(self, x: Tensor) -> Tensor:
@@ -115,6 +119,35 @@ class Hearing:
         power = torch.fft.rfft(both * self._hann).abs().square() @ self._bands  # (T, 2, bands)
         log = 10 * torch.log10(power + 1e-7)
         return (log[:, 0] - log[:, 1]).clamp_min(0).mean(-1)
+
+
+def fine_pitch(
+    lag: NDArray[np.floating], pitch_midi: NDArray[np.floating], g: Geometry
+) -> NDArray[np.float32]:
+    """The heard pitch moved to the nearest peak of the periodicity.
+
+    The content's own place leans towards the middle of its range by up to six cents; the peak of
+    the autocorrelation does not.
+
+    Args:
+        lag: (T, F) periodicity at the lag of each bin.
+        pitch_midi: (T,) as heard.
+        g: of the model.
+
+    Returns: (T,) the top of a parabola through the highest bin within two of the heard pitch and
+        its neighbours; `pitch_midi` where that is no clear peak.
+    """
+    reach = 2
+    heard = np.rint((pitch_midi - g.midi_low) * g.bins_per_semitone).astype(np.intp)
+    bins = np.clip(heard, reach + 1, g.n_bins - reach - 2)[:, None] + np.arange(-reach, reach + 1)
+    top = np.take_along_axis(bins, np.take_along_axis(lag, bins, 1).argmax(1)[:, None], 1)
+    below, peak, above = np.take_along_axis(lag, top + np.array([-1, 0, 1]), 1).T
+    bend = 2 * peak - below - above
+    is_peak = (peak >= below) & (peak >= above) & (peak > CLEAR_PEAK) & (bend > 1e-4)
+    beside = (above - below) / (2 * np.maximum(bend, 1e-4))
+    place = g.midi_low + (top[:, 0] + beside) / g.bins_per_semitone
+    is_peak &= np.abs(place - pitch_midi) <= (reach + 0.5) / g.bins_per_semitone
+    return np.where(is_peak, place, pitch_midi).astype(np.float32)
 
 
 def _level_db(x: Tensor, n_samples: int) -> Tensor:
