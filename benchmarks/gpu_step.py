@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     bundle = load_bundle()
-    hearing = bundle.load_hearing(options.device)
+    hearing = bundle.load_torch_hearing(options.device)
     live = bundle.load_live_hearing("cpu")
     on_gpu = options.device == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU"

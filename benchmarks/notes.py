@@ -334,14 +334,14 @@ def machine() -> str:
 
 
 def hear(path: Path, model: str | None) -> Any:
-    """What the model hears every 10 ms of a file (`v3audio.hearing.Heard`), frame k up to k + 1."""
+    """What the model hears every 10 ms of a file (`live_hearing.Heard`), frame k up to k + 1."""
     from v3audio.audio_file import load_mono
     from v3audio.bundle import load_bundle
-    from v3audio.hearing import Heard
+    from v3audio.live_hearing import Heard
     from v3audio.streaming import ANALYSIS_RATE, Framer
     from v3audio.threads import one_thread
 
-    hearing = load_bundle(model).load_hearing("cpu")
+    hearing = load_bundle(model).load_hearing()
     framer = Framer(ANALYSIS_RATE // 100)
     windows, _ = framer.step(load_mono(path, sample_rate=ANALYSIS_RATE)[0], framer.init_state())
     with one_thread():

@@ -43,7 +43,7 @@ def v3audio() -> Program:
     import v3audio
     from v3audio.bundle import load_bundle
 
-    hearing = load_bundle(os.environ.get(MODEL) or None).load_hearing("cpu")
+    hearing = load_bundle(os.environ.get(MODEL) or None).load_hearing()
 
     def run(path: str) -> tuple[Rows, Track]:
         notes = v3audio.transcribe(path, hearing=hearing)

@@ -271,7 +271,7 @@ class Soundfont:
 def capture_part(options: argparse.Namespace) -> dict[str, Any]:
     """Capture, play, compare; a line each."""
     bundle = load_bundle()
-    net, hearing = bundle.load_frozen_renderer(), bundle.load_hearing("cpu")
+    net, hearing = bundle.load_frozen_renderer(), bundle.load_hearing()
     soundfont = Soundfont(options.soundfont)
     report = {}
     parts: dict[str, Callable[[], Iterator[Captured]]] = {

@@ -622,19 +622,38 @@ INLINE void find_position(const content *c, const float *views, float *position)
 }
 
 /* `live_hearing.LiveHearing`: n_frames windows, `hop` samples apart, of the first of which `now` is the
- * newest sample. Of each: level_db, onset, periodicity, pitch_midi, confidence, brief_db; position; views,
+ * newest sample. Of each: level_db, onset, periodicity, pitch_midi, confidence, brief_db, fine_midi;
+ * position; views,
  * with zeros around, or room for those of two frames where not all are to be kept. */
 typedef struct {
     const front_end *front_end;
     const attack *attack;
     const content *content;
     int reach; /* positions around the peak that belong to it */
-    float offset_bins, midi_low, per_semitone, floor_db;
+    float clear_peak, offset_bins, midi_low, per_semitone, floor_db;
 } ear;
 
 INLINE float level_db(const ear *e, const double *energy, int n)
 {
     return largest((float)(10 * log10(energy[n] / n + 1e-12)), e->floor_db);
+}
+
+/* `live_hearing.fine_pitch` of a frame; bin: that of the pitch heard, with its fraction. */
+INLINE float fine_midi(const ear *e, const float *lag, int n_bins, float bin)
+{
+    const int reach = 2, near = between(reach + 1, (int)lrintf(bin), n_bins - reach - 2);
+    int top = near - reach;
+    for (int k = top + 1; k <= near + reach; k++)
+        if (lag[k] > lag[top])
+            top = k;
+    const float below = lag[top - 1], peak = lag[top], above = lag[top + 1];
+    const float bend = 2 * peak - below - above;
+    if (peak >= below && peak >= above && peak > e->clear_peak && bend > 1e-4f) {
+        const float place = top + (above - below) / (2 * bend);
+        if (fabsf(place - bin) <= reach + 0.5f)
+            bin = place;
+    }
+    return e->midi_low + bin / e->per_semitone;
 }
 
 INLINE void hear_frame(const ear *e, const float *now, float *numbers, float *position, float *views)
@@ -663,6 +682,7 @@ INLINE void hear_frame(const ear *e, const float *now, float *numbers, float *po
     numbers[3] = e->midi_low + where / e->per_semitone;
     numbers[4] = mass;
     numbers[5] = level_db(e, energy, e->front_end->brief);
+    numbers[6] = fine_midi(e, lag, c->n_bins, where);
 }
 
 EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *numbers, float *position,
@@ -677,7 +697,7 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
             spectral_views(e->front_end, FRAMES, now, hop, c->width, views + c->below, apart);
         else
             spectral_views(e->front_end, 1, now, hop, c->width, views + c->below, apart);
-        for (int f = 0; f < n; f++, now += hop, numbers += 6, position += c->n_positions)
+        for (int f = 0; f < n; f++, now += hop, numbers += 7, position += c->n_positions)
             hear_frame(e, now, numbers, position, views + f * apart);
         views += keep ? n * apart : 0;
         n_frames -= n;

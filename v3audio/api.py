@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v3audio.audio_file import AudioWriter
+from v3audio.bundle import load_bundle
 from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError
 from v3audio.hear_file import (
@@ -58,7 +59,8 @@ def transcribe(
         source: a sound file, or samples ((n,) or (n, channels), floats within +-1) and their rate
             in Hz.
         model: name or folder of a model; None for the shipped one.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+        device: ``cpu`` (which ``auto`` means: it needs no torch, and is hardly slower than the
+            sound is read) or ``cuda``.
         config: thresholds of the note decoder; the calibrated ones if None.
         progress: told input samples done and in all.
         hearing: replaces the model (tests, several calls with one model).
@@ -73,9 +75,9 @@ def transcribe(
         DeviceError: ``cuda`` without a CUDA device.
     """
     sound = open_sound(source)
-    hearing = hearing or load_hearing(model, device)
+    hearing = hearing or load_hearing(load_bundle(model), device)
     kept = KeptFrames()
-    for heard in hear(sound, hearing, TAIL_S, progress):
+    for heard in hear(sound, hearing, TAIL_S, progress, style=False):
         kept.add(heard)
     notes = decode(kept.frames(), config or TrackerConfig())
     duration_s = sound.n_samples / sound.sample_rate
@@ -199,7 +201,7 @@ def encode(
     """
     target = Path(target)
     sound = open_sound(source)
-    hearing = hearing or load_hearing(model, device)
+    hearing = hearing or load_hearing(load_bundle(model), device)
     with atomic_write(target, AudioFileError) as temporary, _Spools(target.parent) as spools:
         levels, notes, n_frames = [], [], 0
         for heard in hear(sound, hearing, 0.0, progress):

@@ -73,16 +73,12 @@ class Bundle:
         """
         return _read(self.folder / WEIGHTS, self.checksum)
 
-    def load_hearing(self, device: str = "cpu") -> LiveHearing | Hearing:
-        """Encoder, codebook and code map as one function of windows: on the CPU without torch.
+    def load_hearing(self) -> LiveHearing:
+        """Encoder, codebook and code map as one function of windows, without loading torch.
 
         Raises:
             BundleError: damaged, foreign, or the codes have no names yet.
         """
-        if device == "cuda":
-            from v3audio.hearing import Hearing
-
-            return Hearing(self.load_model(), self._named_codes(), device)
         import numpy as np
 
         from v3audio.live_hearing import LiveHearing
@@ -97,18 +93,27 @@ class Bundle:
             hearing.frames(np.zeros((1, config.geometry.window_length), np.float32))
         return hearing
 
-    def load_live_hearing(self, device: str = "cpu") -> LiveHearing | CudaHearing:
-        """The same, one frame at a time: on a GPU as one captured graph.
+    def load_torch_hearing(self, device: str = "cpu") -> Hearing:
+        """The same in torch, on any device.
 
         Raises:
             BundleError: damaged, foreign, or the codes have no names yet.
         """
-        hearing = self.load_hearing(device)
+        from v3audio.hearing import Hearing
+
+        return Hearing(self.load_model(), self._named_codes(), device)
+
+    def load_live_hearing(self, device: str = "cpu") -> LiveHearing | CudaHearing:
+        """The same, one frame at a time; on a GPU as one captured graph.
+
+        Raises:
+            BundleError: damaged, foreign, or the codes have no names yet.
+        """
         if device == "cuda":
             from v3audio.cuda_hearing import CudaHearing
 
-            return CudaHearing(hearing)
-        return hearing
+            return CudaHearing(self.load_torch_hearing(device))
+        return self.load_hearing()
 
     def load_renderer(self) -> RendererNet:
         """The renderer's network.

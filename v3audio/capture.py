@@ -20,7 +20,6 @@ from v3audio import timbres
 from v3audio.audio_file import read_mono
 from v3audio.bundle import Bundle, load_bundle
 from v3audio.colour import ADAPT_STEPS, Bench, Fit, level_shift_db, measure
-from v3audio.engine import pick_device
 from v3audio.errors import TimbreError
 from v3audio.hear_file import (
     HOP_S,
@@ -32,6 +31,7 @@ from v3audio.hear_file import (
     decay_rates,
     decode,
     hear,
+    load_hearing,
     open_sound,
     progress_after,
 )
@@ -198,7 +198,7 @@ def capture(
     check_name(name)
     sounds = [open_sound(path) for path in files]
     bundle = load_bundle(model)
-    hearing = hearing or bundle.load_hearing(pick_device(device))
+    hearing = hearing or load_hearing(bundle, device)
     n_all, n_done = sum(sound.n_samples for sound in sounds), 0
     heard = []
     for sound in sounds:

@@ -71,7 +71,7 @@ def record(*values: int | float | NDArray[Any] | ctypes.Structure) -> ctypes.Str
         "_fields_": [(f"field_{k}", type(field)) for k, field in enumerate(fields)]
     })  # fmt: skip
     made: ctypes.Structure = kind(*fields)
-    made.fields = fields  # type: ignore[attr-defined]  # lest they go
+    made.fields = fields  # lest they go
     return made
 
 

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from v3audio.geometry import Geometry
-from v3audio.kernels import SILENCE_POWER, lag_groups, spectral_bands
-
-
-BLOCK_BINS = 33  # bins a banded matrix product covers: 11 semitones need few FFT bins
+from v3audio.kernels import SILENCE_POWER, lag_groups, spectral_bands, wide_bands
 
 
 class Views(NamedTuple):
@@ -38,7 +35,7 @@ class FrontEnd(nn.Module):
         super().__init__()
         self.geometry = geometry
         self._bands: list[tuple[int, int, int]] = []  # FFT size, first value used, past the last
-        long, short = spectral_bands(geometry, BLOCK_BINS)
+        long, short = map(wide_bands, spectral_bands(geometry))
         self._n_long = len(long)
         for index, (n_fft, low, k) in enumerate(long + short):
             # (a + ib)(c + id) as one real product: rows re, im interleaved; columns re | im

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v3audio.audio_file import audio_info, read_mono
-from v3audio.bundle import load_bundle
+from v3audio.bundle import Bundle
 from v3audio.engine import pick_device
 from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
-from v3audio.hearing import Heard
+from v3audio.live_hearing import Heard
 from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
 from v3audio.threads import one_thread
@@ -43,9 +43,9 @@ FIRST_ROOM = 1 << 16  # frames that `KeptFrames` has room for at first: 11 minut
 
 
 class HearingPart(Protocol):
-    """What is asked of `v3audio.hearing.Hearing`."""
+    """What is asked of `v3audio.live_hearing.LiveHearing`."""
 
-    def frames(self, windows: Samples, /) -> Heard:
+    def frames(self, windows: Samples, /, *, style: bool) -> Heard:
         """(T, window) samples at the analysis rate to one row each."""
         ...
 
@@ -107,25 +107,23 @@ def progress_after(progress: Progress | None, n_before: int, n_all: int) -> Prog
 # -- hearing -------------------------------------------------------------------------------------
 
 
-def fastest_device() -> str:
-    """``cuda`` where there is a GPU, ``cpu`` elsewhere."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_hearing(model: Path | str | None, device: str) -> HearingPart:
-    """A model's hearing on a device (``auto``: the fastest).
+def load_hearing(bundle: Bundle, device: str) -> HearingPart:
+    """A model's hearing: on the CPU, which ``auto`` means, or ``cuda``.
 
     Raises:
-        BundleError, ConfigError, DeviceError: as `load_bundle` and `pick_device`.
+        BundleError, ConfigError, DeviceError: as `Bundle.load_hearing` and `pick_device`.
     """
-    device = pick_device(device, fastest_device())  # first: it is said at once, not after loading
-    return load_bundle(model).load_hearing(device)
+    on_gpu = pick_device(device) == "cuda"
+    return bundle.load_torch_hearing(device) if on_gpu else bundle.load_hearing()
 
 
 def hear(
-    sound: FileSound, hearing: HearingPart, tail_s: float, progress: Progress | None
+    sound: FileSound,
+    hearing: HearingPart,
+    tail_s: float,
+    progress: Progress | None,
+    *,
+    style: bool = True,
 ) -> Iterator[Heard]:
     """What is heard, some frames at a time: all frames that end within the sound and its tail."""
     resampler, framer = StreamingResampler(sound.sample_rate), Framer(FILE_HOP)
@@ -141,7 +139,7 @@ def hear(
         n_frames_left -= len(windows)
         for start in range(0, len(windows), BATCH):
             with one_thread():
-                heard = hearing.frames(windows[start : start + BATCH])
+                heard = hearing.frames(windows[start : start + BATCH], style=style)
             yield heard
         if progress:
             n_done = min(n_done + len(block), sound.n_samples)
@@ -202,7 +200,7 @@ class KeptFrames:
             heard.level_db,
             heard.onset,
             heard.periodicity,
-            heard.pitch_midi,
+            heard.pitch_midi if heard.fine_midi is None else heard.fine_midi,
             heard.confidence,
             top,
             probs,

@@ -21,7 +21,7 @@ from v3audio.kernels import (
     PEAK_BINS,
     onset_bands,
 )
-from v3audio.live_hearing import N_NOTES, Heard
+from v3audio.live_hearing import N_NOTES, Heard, fine_pitch
 from v3audio.model import V3Model
 
 
@@ -60,6 +60,7 @@ class Hearing:
             code=squares.argmin(-1).cpu().numpy(),
             content=encoded.position.cpu().numpy(),
             style=encoded.style.cpu().numpy(),
+            fine_midi=fine_pitch(views.lag.cpu().numpy(), pitch_midi, self.geometry),
         )  # fmt: skip
 
     def live(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ LONG_FLOOR_HZ = 12.0  # bandwidth added to constant Q: long view, up to the whol
 SHORT_FLOOR_HZ = 90.0  # short view: less frequency, more time
 LONG_MIN_SAMPLES, SHORT_MIN_SAMPLES = 256, 128
 MIN_CORRELATION_SAMPLES = 96  # 6 ms: the least sound a period is judged by
+BAND_BINS = 8  # neighbours that share a spectrum and which of its values they use
 N_FFTS = (512,)  # short kernels need no spectrum of the whole window
 KERNEL_EDGE = 1e-4  # of a kernel's largest value: what lies below is left out
 SILENCE_POWER = 1e-8  # per sample (-80 dBFS): below, periodicity means nothing
@@ -53,15 +54,29 @@ class LagGroup(NamedTuple):
     linear: FloatArray  # (reach + 1, lags): the same for energies
 
 
-def spectral_bands(g: Geometry, size: int) -> tuple[list[Band], list[Band]]:
-    """Both spectral views, long and short, as banded products with spectra; low bins first.
+def spectral_bands(g: Geometry) -> tuple[list[Band], list[Band]]:
+    """Both spectral views, long and short, as banded products with spectra.
 
-    Args:
-        g: sizes.
-        size: most bins of a band.
+    Returns: bands of `BAND_BINS` bins each (the last one fewer), low bins first.
     """
     views = (LONG_FLOOR_HZ, LONG_MIN_SAMPLES), (SHORT_FLOOR_HZ, SHORT_MIN_SAMPLES)
-    return tuple(list(_bands(g, size, *view)) for view in views)  # type: ignore[return-value]
+    long, short = (list(_bands(g, *view)) for view in views)
+    return long, short
+
+
+def wide_bands(bands: list[Band]) -> list[Band]:
+    """The same as fewer and larger products, for who calls a library for each of them."""
+    wide: list[Band] = []
+    for n_fft, same in itertools.groupby(bands, lambda band: band.n_fft):
+        left = list(same)
+        for some in (left[k : k + 4] for k in range(0, len(left), 4)):
+            low = min(band.low for band in some)
+            high = max(band.low + len(band.kernel) for band in some)
+            columns = [
+                np.pad(k, ((first - low, high - first - len(k)), (0, 0))) for _, first, k in some
+            ]
+            wide.append(Band(n_fft, low, np.concatenate(columns, 1)))
+    return wide
 
 
 def lag_groups(g: Geometry) -> list[LagGroup]:
@@ -95,13 +110,13 @@ def onset_bands(sample_rate: int) -> tuple[FloatArray, FloatArray]:
     return bands, hann.astype(np.float32)
 
 
-def _bands(g: Geometry, size: int, floor_hz: float, shortest: int) -> Iterator[Band]:
+def _bands(g: Geometry, floor_hz: float, shortest: int) -> Iterator[Band]:
     q = 1 / (2 ** (1 / 24) - 1)
     hz = g.bin_hz()
     lengths = np.rint(g.sample_rate * 1.5 / (hz / q + floor_hz)).astype(int)
     lengths = lengths.clip(shortest, g.window_length)
-    for first in range(0, g.n_bins, size):
-        rows = slice(first, first + size)
+    for first in range(0, g.n_bins, BAND_BINS):
+        rows = slice(first, first + BAND_BINS)
         n_ffts = [n for n in N_FFTS if lengths[rows].max() <= n < g.window_length]
         for n_fft in (*n_ffts, g.window_length):
             kernel = np.array([

@@ -28,8 +28,8 @@ from v3audio.capture import SURE, capture
 from v3audio.engine import Engine
 from v3audio.engine import HearingPart as LiveHearingPart
 from v3audio.errors import AudioFileError, TimbreError
-from v3audio.hear_file import HOP_S, Progress
-from v3audio.hearing import Heard, Hearing
+from v3audio.hear_file import HOP_S, HearingPart, Progress
+from v3audio.live_hearing import Heard
 from v3audio.loudness import loudness_lufs
 from v3audio.notes import FrameNotes, Note, TrackerConfig, file_gate_db
 from v3audio.paths import atomic_write, check_target
@@ -181,12 +181,12 @@ def encode_sound(x: Samples, sample_rate: int) -> tuple[str, bytes]:
 class _Listener:
     """`transcribe`, and the pitch of each frame beside it."""
 
-    def __init__(self, hearing: Hearing) -> None:
+    def __init__(self, hearing: HearingPart) -> None:
         self.hearing = hearing
         self._heard: list[Heard] = []
 
-    def frames(self, windows: Samples) -> Heard:
-        self._heard.append(self.hearing.frames(windows))
+    def frames(self, windows: Samples, *, style: bool) -> Heard:
+        self._heard.append(self.hearing.frames(windows, style=style))
         return self._heard[-1]
 
     def hear(self, x: Samples, sample_rate: int) -> tuple[list[Note], Samples]:
@@ -260,7 +260,7 @@ class _Players:
         blends = [timbres.morph(a, b, amount) for amount in (0.0, *MORPH_STEPS, 1.0)]
         return [self.play(each.name, each, octaves) for each in blends]
 
-    def captured(self, source: Path, hearing: Hearing) -> list[Voice]:
+    def captured(self, source: Path, hearing: HearingPart) -> list[Voice]:
         """The line in a timbre made of the recording itself, as far as that has clear sound."""
         voices = []
         with contextlib.suppress(TimbreError):

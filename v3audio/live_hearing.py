@@ -40,6 +40,7 @@ from v3audio.geometry import (
     ModelConfig,
 )
 from v3audio.kernels import (
+    BAND_BINS,
     BRIEF_SAMPLES,
     LEVEL_FLOOR_DB,
     LEVEL_SAMPLES,
@@ -50,6 +51,7 @@ from v3audio.kernels import (
     lag_groups,
     onset_bands,
     spectral_bands,
+    wide_bands,
 )
 from v3audio.notes import FrameNotes
 
@@ -57,7 +59,8 @@ FloatArray = NDArray[np.float32]
 Weights = Mapping[str, FloatArray]
 
 N_NOTES = 128
-N_NUMBERS = 6  # of a frame: level_db, onset, periodicity, pitch_midi, confidence, brief_db
+CLEAR_PEAK = 0.5  # periodicity from which on its peak tells the pitch better than the content
+N_NUMBERS = 7  # of a frame: the first five of `Heard`, level of the newest 5 ms, fine_midi
 _GELU_ERROR = 3e-6
 _BELOW, _ABOVE = -min(PARTIAL_BINS), max(PARTIAL_BINS)
 """Zeros that stand around the views: the content head looks beyond both ends."""
@@ -75,6 +78,7 @@ class Heard(NamedTuple):
     code: NDArray[np.int64]  # (T,) nearest atom of the codebook
     content: NDArray[np.float32]  # (T, P) content distribution over positions
     style: NDArray[np.float32]  # (T, D) z_s; (T, 0) where it was not asked for
+    fine_midi: NDArray[np.float32] | None = None  # (T,) `fine_pitch`
 
 
 class LiveHearing:
@@ -109,8 +113,8 @@ class LiveHearing:
         if _fits(config):
             ear = compiled.record(
                 self._front_end.record(), self._attack.record(), self._content.record(),
-                PEAK_BINS, float(self._offset_bins), float(g.midi_low), float(g.bins_per_semitone),
-                LEVEL_FLOOR_DB,
+                PEAK_BINS, CLEAR_PEAK, float(self._offset_bins), float(g.midi_low),
+                float(g.bins_per_semitone), LEVEL_FLOOR_DB,
             )  # fmt: skip
             self._hear = compiled.bind("hear", ear)
             self._step = compiled.bind(
@@ -125,7 +129,7 @@ class LiveHearing:
         else:
             numbers, self._position, self._views = self._in_numpy(self._window[None])
             self._numbers = numbers[0]
-        level_db, onset, periodicity, pitch_midi, confidence, brief_db = self._numbers.tolist()
+        level_db, onset, periodicity, pitch_midi, confidence, brief_db, _ = self._numbers.tolist()
         views = self._views[0, :, _BELOW : _BELOW + self._geometry.n_bins]
         return FrameNotes(
             level_db, onset, periodicity, pitch_midi, confidence, None, self._position[0], views,
@@ -167,7 +171,11 @@ class LiveHearing:
         styles = np.empty((len(position), 0), np.float32)
         if style:
             styles = self._style(views[:, 0, _BELOW:], position.argmax(1))
-        return Heard(*numbers.T[:5], note_probs, squares.argmin(1), position, styles)
+        level_db, onset, periodicity, pitch_midi, confidence, _, fine_midi = numbers.T
+        return Heard(
+            level_db, onset, periodicity, pitch_midi, confidence, note_probs, squares.argmin(1),
+            position, styles, fine_midi,
+        )  # fmt: skip
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`hear` of `_frame.c`: numbers (T, 6), positions (T, P), views with zeros around."""
@@ -181,9 +189,11 @@ class LiveHearing:
         where = (mass * near).sum(1) / np.maximum(confidence, 1e-9) + self._offset_bins
         bins = np.rint(where).astype(np.intp)[:, None] + np.arange(-1, 2)
         lag = np.take_along_axis(views[:, 2], _BELOW + bins.clip(0, g.n_bins - 1), 1)
+        pitch_midi = g.midi_low + where / g.bins_per_semitone
+        fine_midi = fine_pitch(views[:, 2, _BELOW : _BELOW + g.n_bins], pitch_midi, g)
         numbers = np.stack((
-            _level_db(energy, LEVEL_SAMPLES), self._attack(windows), lag.max(1),
-            g.midi_low + where / g.bins_per_semitone, confidence, _level_db(energy, BRIEF_SAMPLES),
+            _level_db(energy, LEVEL_SAMPLES), self._attack(windows), lag.max(1), pitch_midi,
+            confidence, _level_db(energy, BRIEF_SAMPLES), fine_midi,
         ), 1)  # fmt: skip
         return numbers.astype(np.float32), position, views
 
@@ -200,7 +210,8 @@ class _FrontEnd:
 
     def __init__(self, g: Geometry) -> None:
         self._geometry, self._groups = g, lag_groups(g)
-        self._bands = spectral_bands(g, compiled.LANES)
+        self._bands = spectral_bands(g)
+        self._wide = [wide_bands(bands) for bands in self._bands]
 
     def __call__(self, windows: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
         """Views (T, 3, F) between zeros, and the energy of the newest 0..n samples, (T, n + 1)."""
@@ -209,7 +220,7 @@ class _FrontEnd:
         inner = views[:, :, _BELOW : _BELOW + g.n_bins]
         sizes = {band.n_fft for bands in self._bands for band in bands}
         spectra = {n: scipy.fft.rfft(windows[:, -n:]) for n in sizes}
-        for view, bands in enumerate(self._bands):
+        for view, bands in enumerate(self._wide):
             found = [
                 np.abs(spectra[n_fft][:, low : low + len(kernel)] @ kernel)
                 for n_fft, low, kernel in bands
@@ -240,7 +251,7 @@ class _FrontEnd:
         starts = dict(zip(sizes, np.cumsum([0, *used]), strict=False))
         kernels, heads = [], []
         for n_fft, low, kernel in both:
-            laid = np.zeros((len(kernel) + len(kernel) % 2, 2, compiled.LANES), np.float32)
+            laid = np.zeros((len(kernel) + len(kernel) % 2, 2, BAND_BINS), np.float32)
             laid[: len(kernel), 0, : kernel.shape[1]] = kernel.real
             laid[: len(kernel), 1, : kernel.shape[1]] = kernel.imag
             kernels.append(laid.ravel())
@@ -279,7 +290,7 @@ class _Attack:
         spectra = scipy.fft.rfft(stretches[:, :, -ONSET_SAMPLES:] * self._hann)
         power = (np.square(spectra.real) + np.square(spectra.imag)) @ self._bands
         rises: FloatArray = np.diff(10 * np.log10(power + 1e-7), axis=1)[:, 0]
-        return np.maximum(rises, 0).mean(1)
+        return np.asarray(np.maximum(rises, 0).mean(1))
 
     def record(self) -> ctypes.Structure:
         """`attack` of `_frame.c`."""
@@ -405,6 +416,35 @@ class _StyleHead:
     def _affine(self, x: FloatArray, layer: int) -> FloatArray:
         out: FloatArray = x @ self._w[f"{layer}.weight"].T + self._w[f"{layer}.bias"]
         return out
+
+
+def fine_pitch(
+    lag: NDArray[np.floating], pitch_midi: NDArray[np.floating], g: Geometry
+) -> NDArray[np.float32]:
+    """The heard pitch moved to the nearest peak of the periodicity.
+
+    The content's own place leans towards the middle of its range by up to six cents; the peak of
+    the autocorrelation does not.
+
+    Args:
+        lag: (T, F) periodicity at the lag of each bin.
+        pitch_midi: (T,) as heard.
+        g: of the model.
+
+    Returns: (T,) the top of a parabola through the highest bin within two of the heard pitch and
+        its neighbours; `pitch_midi` where that is no clear peak.
+    """
+    reach = 2
+    heard = np.rint((pitch_midi - g.midi_low) * g.bins_per_semitone).astype(np.intp)
+    bins = np.clip(heard, reach + 1, g.n_bins - reach - 2)[:, None] + np.arange(-reach, reach + 1)
+    top = np.take_along_axis(bins, np.take_along_axis(lag, bins, 1).argmax(1)[:, None], 1)
+    below, peak, above = np.take_along_axis(lag, top + np.array([-1, 0, 1]), 1).T
+    bend = 2 * peak - below - above
+    is_peak = (peak >= below) & (peak >= above) & (peak > CLEAR_PEAK) & (bend > 1e-4)
+    beside = (above - below) / (2 * np.maximum(bend, 1e-4))
+    place = g.midi_low + (top[:, 0] + beside) / g.bins_per_semitone
+    is_peak &= np.abs(place - pitch_midi) <= (reach + 0.5) / g.bins_per_semitone
+    return np.where(is_peak, place, pitch_midi).astype(np.float32)
 
 
 def _partials(weights: Weights) -> tuple[FloatArray, FloatArray]:

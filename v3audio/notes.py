@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from v3audio import belief
@@ -221,6 +222,11 @@ class TrackerConfig:
     file_range_db: float = 42.0  # below the loud frames (95th percentile)
     hum_max_db: float = -35.0  # a louder steady tone at a mains frequency is meant
 
+    # -- Files: the edge of the range. Below `lowest_midi` a note must hold its pitch: the median
+    # distance from the median of 400 ms, semitones.
+    file_lowest_midi: float = 20.5
+    rumble_wander: float = 0.1
+
     # -- Files: which note sounds. Evidence in nats per 10 ms.
     prob_mix: float = 0.3  # weight of note_probs against the fine pitch
     evidence_floor: float = 0.02  # a frame may speak against a note by a factor of 50 at most
@@ -233,6 +239,11 @@ class TrackerConfig:
     flicker_ms: float = 90.0
     octave_flicker_ms: float = 150.0
     glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
+    # A piece shorter than this that never rests (range of its middle 70 %) or passes slowly into a
+    # longer neighbour this near is that one's scoop or fall.
+    scoop_ms: float = 110.0
+    scoop_semitones: float = 4.0
+    scoop_range: float = 0.35
     # Neighbours whose medians differ by less are one note: halves of a wavering pitch. Halves of a
     # vibrato cycle differ by up to 0.85 but last under `vibrato_half_ms`.
     drift_semitones: float = 0.75
@@ -250,6 +261,16 @@ class TrackerConfig:
     # long: annotators put it at the vowel, not at the consonant before.
     attack_window_ms: float = 120.0
     attack_depth_db: float = 10.0
+    # Between a note that was cut and a burst so much later the note begins halfway.
+    burst_wait_ms: float = 50.0
+    # Sung notes: how far from the consonant to the first sure pitch the note begins.
+    vowel_from_midi: int = 40
+    vowel_share: float = 0.67
+    vowel_max_ms: float = 60.0  # longer, and it is no consonant
+    # A tail holds its pitch under the next note: that one began where the aperiodic share of the
+    # sound rose so far above what it was in the note before.
+    breach_db: float = 6.0
+    breach_ms: float = 200.0  # at most so long before the new pitch is plain
 
 
 def velocity_from_level(level_db: float) -> int:
@@ -716,7 +737,9 @@ def decode_notes(
 
     A Viterbi path over the 128 notes and silence says which note sounds when; changing costs
     evidence, less so near an attack, which removes octave flicker and vibrato. Attacks then split
-    repeated notes and say where each note began; the level says where it ended.
+    repeated notes; scoops, falls and glides go to the notes they lead to or from; attacks, and
+    where the sound of the note before is broken, say where each note began, and the level where it
+    ended.
 
     Args:
         heard: T frames, frame k ending at (k + 1) * hop_s. Non-finite values are read as silence.
@@ -746,20 +769,43 @@ def decode_notes(
 
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
     gate_db = file_gate_db(level, c)
-    voicing = np.where(pitch < c.lowest_midi, 0.0, 0.5 * (periodicity + confidence))
+    voicing = np.where(_rumbles(pitch, frames, c), 0.0, 0.5 * (periodicity + confidence))
     path = _note_path(heard, pitch, voicing, held - gate_db, excess, hop_s, c)
-    crest = _max_ahead(_max_back(level, frames(20.0)), frames(20.0))
-    attacks = _find_attacks(
-        np.where(path < c.ripple_below_midi, crest, level), excess, gate_db, frames, c
-    )
-    pieces = _pieces(path)
-    pieces = _split_repeats(pieces, attacks, frames, c)
+    crest = _max_ahead(held, frames(20.0))
+    steady = np.where(path < c.ripple_below_midi, crest, level)
+    noise = 10.0 * np.log10(1.003 - periodicity)
+    cues = _Cues(level, held, steady, excess, periodicity, noise, gate_db)
+    attacks = _find_attacks(cues, frames, c)
+    pieces = _split_repeats(_pieces(path), attacks, frames, c)
     folded = pitch - 12.0 * np.round((pitch - path) / 12.0)  # an octave slip still tells the cents
     fine = np.where((path < N_NOTES) & (np.abs(folded - path) < 1.5), folded, np.nan)
     pieces = _dissolve_glides(pieces, fine, attacks, frames, c)
+    pieces = _absorb_scoops(pieces, fine, attacks, frames, c)
     pieces = _join_vibrato(pieces, fine, attacks, frames, c)
-    pieces = _drop_flicker(pieces, frames(c.flicker_ms), frames(c.octave_flicker_ms))
-    return _to_notes(pieces, level, held, gate_db, fine, confidence, attacks, frames, hop_s, c)
+    pieces = _drop_flicker(pieces, frames, c)
+    return _to_notes(pieces, cues, pitch, fine, confidence, attacks, frames, hop_s, c)
+
+
+class _Cues(NamedTuple):
+    """What tells where notes begin and end, one value a frame."""
+
+    level: FloatArray  # dBFS
+    held: FloatArray  # its maximum of the last 20 ms
+    steady: FloatArray  # the level, for low notes its crest
+    excess: FloatArray  # onset strength above its usual value, dB
+    periodicity: FloatArray
+    noise: FloatArray  # the aperiodic share of the sound, dB: -25 or more
+    gate_db: float
+
+
+def _rumbles(pitch: FloatArray, frames: _Frames, c: TrackerConfig) -> NDArray[np.bool_]:
+    """Frames at the lower edge of the model's range that agree on no pitch: wind, brown noise."""
+    low = np.asarray(pitch < c.lowest_midi)
+    if not low.any():
+        return low
+    n = frames(400.0)
+    wander = _median_around(np.abs(pitch - _median_around(pitch, n)), n)
+    return np.asarray((pitch < c.file_lowest_midi) | (low & (wander > c.rumble_wander)))
 
 
 def _max_back(x: FloatArray, n: int) -> FloatArray:
@@ -773,6 +819,12 @@ def _max_back(x: FloatArray, n: int) -> FloatArray:
 def _max_ahead(x: FloatArray, n: int) -> FloatArray:
     """y[t] = max(x[t .. t+n-1])."""
     return _max_back(x[::-1], n)[::-1]
+
+
+def _median_around(x: FloatArray, n: int) -> FloatArray:
+    """y[t] = median of the n (made odd) values around x[t]; beyond the ends they turn back."""
+    padded = np.pad(x, n // 2, mode="reflect")
+    return np.asarray(np.median(sliding_window_view(padded, n // 2 * 2 + 1), axis=1))
 
 
 def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:
@@ -856,61 +908,64 @@ def _pieces(path: NDArray[np.int64]) -> list[_Piece]:
     return [(a, b, int(path[a])) for a, b in pairwise(edges)]
 
 
-def _find_attacks(
-    level: FloatArray, excess: FloatArray, gate_db: float, frames: _Frames, c: TrackerConfig
-) -> list[_Attack]:
+def _find_attacks(cues: _Cues, frames: _Frames, c: TrackerConfig) -> list[_Attack]:
     """Every place that looks like an attack, in order of time.
 
     A re-bowed or re-tongued note shows a short fall and a rise, a plucked one only a rise and a
     burst of onset strength, a soft one little of either: the score adds the three, each capped so
     that none decides alone.
     """
+    level = cues.steady
     fall = _max_back(level, frames(70.0)) - level
     rise = _max_ahead(level, frames(50.0)) - level
     later = _max_ahead(level, frames(150.0)) - level  # slow bows rise late
-    burst = _max_ahead(excess, frames(60.0))
+    burst = _max_ahead(cues.excess, frames(60.0))
     score = np.minimum(fall, 8.0) + np.minimum(rise, 20.0) + np.minimum(burst, 8.0)
     score[later < c.attack_rise_db] = 0.0
-    near = frames(50.0)
-    peaks = np.flatnonzero(
-        (score >= c.boundary_score_db)
-        & (score >= _max_back(score, near))
-        & (score >= _max_ahead(score, near))
-    )
-    found: list[_Attack] = []
-    previous = -near - 1
-    for peak in peaks:
-        if peak - previous > near:
-            previous = int(peak)
-            found.append(
-                _Attack(_place_attack(level, int(peak), gate_db, frames, c), float(score[peak]))
-            )
+    return [
+        _Attack(_place_attack(cues, peak, frames, c), float(score[peak]))
+        for peak in _peaks(score, frames(50.0), c.boundary_score_db)
+    ]
+
+
+def _peaks(x: FloatArray, near: int, least: float) -> list[int]:
+    """Where x is at least `least` and nothing so near is greater; the first of a plateau."""
+    top = (x >= least) & (x >= _max_back(x, near)) & (x >= _max_ahead(x, near))
+    found: list[int] = []
+    for peak in np.flatnonzero(top):
+        if not found or peak - found[-1] > near:
+            found.append(int(peak))
     return found
 
 
-def _place_attack(
-    level: FloatArray, peak: int, gate_db: float, frames: _Frames, c: TrackerConfig
-) -> int:
+def _place_attack(cues: _Cues, peak: int, frames: _Frames, c: TrackerConfig) -> int:
     """Frame in which the new note begins, near a peak of the attack score."""
+    level = cues.steady
     first, last = max(0, peak - frames(60.0)), min(len(level), peak + frames(70.0))
     low = first + int(level[first:last].argmin())
     floor_db = level[low]
-    if floor_db < gate_db:
+    reached = level[low : peak + frames(c.attack_window_ms)].max()
+    at = low
+    if floor_db < cues.gate_db:
         # Out of silence: where the level comes near what the attack reaches, so that a breath, a
         # bow that lands or a consonant before the note does not count.
-        reached = level[low : peak + frames(c.attack_window_ms)].max()
-        target = max(gate_db - 3.0, floor_db + 6.0, reached - c.attack_depth_db)
+        target = max(cues.gate_db - 3.0, floor_db + 6.0, reached - c.attack_depth_db)
         last = min(len(level), peak + frames(140.0))
-        at = low
-        while at < last and level[at] < target:
+        while at < last and level[at] < min(target, reached):
             at += 1
         return at
-    at = low
     if _max_back(level[first : low + 1], frames(70.0))[-1] - floor_db >= 5.0:
         # The old note was cut: the new one begins where the fall ends, however slowly it rises.
         while at > first and level[at - 1] <= floor_db + 2.0:
             at -= 1
-        return max(0, at - frames(10.0))
+        cut = max(0, at - frames(10.0))
+        # A consonant may stand between: then the note begins somewhere between fall and burst.
+        soon, late = cut + frames(c.burst_wait_ms), cut + frames(150.0)
+        if soon < min(late, len(level)):
+            burst = soon + int(cues.excess[soon:late].argmax())
+            if cues.excess[burst] >= 3.0:
+                return (cut + burst) // 2
+        return cut
     while at + 1 < last and level[at + 1] <= floor_db + 2.0:
         at += 1
     return min(at + 1, len(level) - 1)
@@ -931,13 +986,11 @@ def _split_repeats(
         if note < N_NOTES:
             following = pieces[i + 1][2] if i + 1 < len(pieces) else N_NOTES
             tail = gap if following == N_NOTES else max(gap, frames(_lookback_ms(following, c)))
-            for attack in attacks:
-                if (
-                    attack.score_db >= c.attack_score_db
-                    and start + gap <= attack.frame < end - tail
-                ):
-                    split.append((start, attack.frame, note))
-                    start = attack.frame
+            for at, score_db in attacks:
+                if score_db < c.attack_score_db or not start + gap <= at < end - tail:
+                    continue
+                split.append((start, at, note))
+                start = at
         split.append((start, end, note))
     return split
 
@@ -996,6 +1049,74 @@ def _travel(fine: FloatArray, piece: _Piece) -> float:
     return abs(float(values[-1] - values[0])) if len(values) else 0.0
 
 
+def _absorb_scoops(
+    pieces: list[_Piece],
+    fine: FloatArray,
+    attacks: list[_Attack],
+    frames: _Frames,
+    c: TrackerConfig,
+) -> list[_Piece]:
+    """Give a short piece to the longer neighbour that it leads to or falls from without an attack.
+
+    A scoop or a fall never rests. In a tail the fundamental may be lost, and an octave remains.
+    """
+    kept: list[_Piece] = []
+    left = list(pieces)
+    for i, piece in enumerate(left):
+        start, end, note = piece
+        before = kept[-1] if kept else None
+        after = left[i + 1] if i + 1 < len(left) else None
+        into: dict[str, float] = {}
+        if note < N_NOTES and end - start < frames(c.scoop_ms):
+            if (
+                after
+                and _leads_to(piece, after, end, fine, frames, c)
+                and not _attacked(attacks, piece, end, frames, c)
+            ):
+                into["after"] = _apart(fine, piece, after)
+            if before and not _attacked(attacks, before, start, frames, c):
+                apart = _apart(fine, piece, before)
+                is_tail = (
+                    _is_longer(before, piece)
+                    and (after is None or after[2] == N_NOTES)
+                    and any(abs(apart - o) < 0.5 for o in OVERTONES)
+                )
+                if is_tail or _leads_to(piece, before, start, fine, frames, c):
+                    into["before"] = 0.0 if is_tail else apart
+        if not into:
+            kept.append(piece)
+        elif before and min(into, key=lambda side: into[side]) == "before":
+            kept[-1] = (before[0], end, before[2])
+        elif after:
+            left[i + 1] = (start, after[1], after[2])
+    return kept
+
+
+def _leads_to(
+    piece: _Piece, other: _Piece, edge: int, fine: FloatArray, frames: _Frames, c: TrackerConfig
+) -> bool:
+    """Whether a piece never rests, or passes slowly into a longer one near it."""
+    apart = _apart(fine, piece, other)
+    if not _is_longer(other, piece) or not 0.0 < apart <= c.scoop_semitones:
+        return False
+    values = fine[piece[0] : piece[1]]
+    values = values[np.isfinite(values)]
+    if len(values) >= 3 and np.subtract(*np.percentile(values, [85.0, 15.0])) >= c.scoop_range:
+        return True
+    first, last = max(0, edge - frames(30.0)), min(len(fine) - 1, edge + frames(30.0))
+    passed = abs(float(fine[last] - fine[first]))  # NaN where the pitch is unsure
+    return apart >= c.drift_semitones and passed < 0.6 * apart
+
+
+def _apart(fine: FloatArray, a: _Piece, b: _Piece) -> float:
+    return abs(_median_pitch(fine, a) - _median_pitch(fine, b))
+
+
+def _is_longer(a: _Piece, b: _Piece) -> bool:
+    """Whether `a` is a note longer than `b`."""
+    return a[2] < N_NOTES and a[1] - a[0] > b[1] - b[0]
+
+
 def _join_vibrato(
     pieces: list[_Piece],
     fine: FloatArray,
@@ -1023,13 +1144,13 @@ def _join_vibrato(
     return joined
 
 
-def _drop_flicker(pieces: list[_Piece], shortest: int, shortest_octave: int) -> list[_Piece]:
+def _drop_flicker(pieces: list[_Piece], frames: _Frames, c: TrackerConfig) -> list[_Piece]:
     """Give a piece too short to be a note to the longer one that follows it at once."""
     kept: list[_Piece] = []
     for piece in pieces:
         if kept and piece[2] < N_NOTES:
             start, end, note = kept[-1]
-            limit = shortest_octave if abs(note - piece[2]) in OVERTONES else shortest
+            limit = frames(_flicker_ms(note, piece[2], c))
             if (
                 note < N_NOTES
                 and note != piece[2]
@@ -1041,6 +1162,19 @@ def _drop_flicker(pieces: list[_Piece], shortest: int, shortest_octave: int) -> 
     return kept
 
 
+def _flicker_ms(first: int, note: int, c: TrackerConfig) -> float:
+    """How long `first` may sound before `note` and still be its unsure attack.
+
+    Low strings speak at their overtones first, which are not heard to the semitone, for periods.
+    """
+    if note < c.ripple_below_midi:
+        if min(abs(first - note - o) for o in FALSE_STARTS if o >= OVERTONES[0]) <= 1:
+            return c.octave_flicker_ms + 2.0 * _period_ms(note)
+    elif abs(first - note) in OVERTONES:
+        return c.octave_flicker_ms
+    return c.flicker_ms
+
+
 def _is_hum(level: FloatArray, c: TrackerConfig) -> bool:
     """Whether a note at a mains frequency is the mains itself: soft, and steady as no player is."""
     low, high = np.percentile(level, [10.0, 90.0])
@@ -1049,9 +1183,8 @@ def _is_hum(level: FloatArray, c: TrackerConfig) -> bool:
 
 def _to_notes(
     pieces: list[_Piece],
-    level: FloatArray,
-    held: FloatArray,
-    gate_db: float,
+    cues: _Cues,
+    pitch: FloatArray,
     fine: FloatArray,
     confidence: FloatArray,
     attacks: list[_Attack],
@@ -1061,6 +1194,7 @@ def _to_notes(
 ) -> list[Note]:
     """Place each piece's attack and end, and measure it."""
     notes: list[Note] = []
+    level, gate_db = cues.level, cues.gate_db
     earliest = 0  # no note begins before the one before it has had its minimum length
     for i, piece in enumerate(pieces):
         start, end, note = piece
@@ -1072,27 +1206,34 @@ def _to_notes(
             for k in attacks
             if max(earliest, start - back) <= k.frame <= start + frames(30.0) and k.frame < end
         ]
-        legato = i > 0 and pieces[i - 1][2] < N_NOTES
-        if near:
-            begin = max(near, key=lambda k: k.score_db).frame
-        elif legato:
+        attack = max(near, key=lambda k: k.score_db) if near else None
+        before = pieces[i - 1] if i else (0, 0, N_NOTES)
+        if attack:
+            begin = attack.frame
+        elif before[2] < N_NOTES:
             begin = max(earliest, start - frames(c.legato_delay_ms))
         else:
             begin = start
             lowest = max(earliest, start - frames(80.0))
-            while begin > lowest and level[begin - 1] > max(gate_db, level[start] - 15.0):
+            quiet_db = np.percentile(level[max(0, start - frames(200.0)) : start + 1], 25.0) + 3.0
+            floor_db = max(gate_db, min(quiet_db, level[start] - 6.0), level[start] - 15.0)
+            while begin > lowest and level[begin - 1] > floor_db:
                 begin -= 1
+        if before[2] == N_NOTES:
+            begin = _vowel(cues, pitch, piece, begin, frames, c)
+        elif before[2] != note and (attack is None or attack.score_db < c.attack_score_db):
+            begin = max(earliest, min(begin, _breach(cues.noise, before, start, frames, c)))
         begin = min(begin, end - 1)
         earliest = begin + frames(c.min_gap_ms)
         top = begin + int(level[begin:end].argmax())
-        faded = np.flatnonzero(held[top:end] < max(level[top] - c.release_db, gate_db - 3.0))
+        faded = np.flatnonzero(cues.held[top:end] < max(level[top] - c.release_db, gate_db - 3.0))
         stop = top + int(faded[0]) if len(faded) else end
         if (stop - begin) * hop_s * 1000.0 < c.min_note_ms:
             continue
-        pitch = _median_pitch(fine, piece)
-        if _is_mains(pitch) and _is_hum(level[begin:stop], c):
+        median = _median_pitch(fine, piece)
+        if _is_mains(median) and _is_hum(level[begin:stop], c):
             continue
-        midi = min(max(round(pitch), 0), N_NOTES - 1)
+        midi = min(max(round(median), 0), N_NOTES - 1)
         if notes and notes[-1].offset_s > begin * hop_s:
             notes[-1] = replace(notes[-1], offset_s=begin * hop_s)
         attack_level = float(level[begin : min(end, begin + frames(c.attack_window_ms))].max())
@@ -1101,9 +1242,57 @@ def _to_notes(
                 onset_s=begin * hop_s,
                 offset_s=stop * hop_s,
                 midi=midi,
-                cents=float(min(max(100.0 * (pitch - midi), -50.0), 50.0)),
+                cents=float(min(max(100.0 * (median - midi), -50.0), 50.0)),
                 velocity=velocity_from_level(attack_level),
                 confidence=float(confidence[start:end].mean()),
             )
         )
     return [n for n in notes if 1000.0 * (n.offset_s - n.onset_s) >= 0.8 * c.min_note_ms]
+
+
+def _vowel(
+    cues: _Cues, pitch: FloatArray, piece: _Piece, begin: int, frames: _Frames, c: TrackerConfig
+) -> int:
+    """Frame in which a note out of silence is heard to begin, if a consonant leads to it.
+
+    Before a consonant's vowel there is sound, no louder, without pitch; a struck string is loudest
+    then. Listeners disagree on where between the two a sung note begins.
+    """
+    _, end, note = piece
+    if note < c.vowel_from_midi:
+        return begin
+    within = slice(begin, min(end, begin + frames(150.0)))
+    folded = pitch[within] - note
+    folded = folded - 12.0 * np.round(folded / 12.0)
+    voiced = np.flatnonzero((cues.periodicity[within] >= 0.8) & (np.abs(folded) <= 2.5))
+    if not len(voiced):
+        return begin
+    at = begin + int(voiced[0])
+    late = at - begin - frames(10.0 + _period_ms(note))  # by which any pitch is late
+    if not 0 < late <= frames(c.vowel_max_ms) or cues.level[at] < cues.level[begin:at].max() - 1.0:
+        return begin
+    return begin + round(c.vowel_share * late)
+
+
+def _breach(
+    noise: FloatArray, before: _Piece, start: int, frames: _Frames, c: TrackerConfig
+) -> int:
+    """Frame in which the sound of the note before was broken, `start` at the latest.
+
+    In a room its tail holds the pitch for a while after the new note began.
+    """
+    first, last, _ = before
+    quarter = (last - first) // 4
+    inside = noise[first + quarter : last - quarter]
+    if not len(inside):
+        return start
+    rough = noise > np.median(inside) + c.breach_db
+    at = start
+    while at > max(first, start - frames(30.0)) and not rough[at]:
+        at -= 1  # the new note may be plain already
+    earliest = max(first + quarter, start - frames(c.breach_ms))
+    if at <= earliest or not rough[at]:
+        return start
+    while at > earliest and rough[max(at - 2, 0) : at].any():
+        at -= 1
+    return at if at > earliest else start

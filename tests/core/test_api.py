@@ -19,7 +19,7 @@ from v3audio import api, hear_file
 from v3audio.bundle import Bundle
 from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError, DeviceError, TimbreError
-from v3audio.hearing import Heard
+from v3audio.live_hearing import Heard
 from v3audio.notes import FrameNotes, Note, TrackerConfig, decode_notes
 from v3audio.renderer import Renderer, RendererConfig
 from v3audio.renderer_net import RendererNet, frozen
@@ -35,7 +35,7 @@ WriteSound = Callable[..., Path]
 class SineEar:
     """Knows sine tones: pitch from the strongest FFT bin of the newest 64 ms."""
 
-    def frames(self, windows: np.ndarray) -> Heard:
+    def frames(self, windows: np.ndarray, *, style: bool = True) -> Heard:
         x = windows[:, -1024:].astype(np.float64)
         n = len(x)
         level = 10 * np.log10(np.square(x[:, -320:]).mean(1) + 1e-12).astype(np.float32)
@@ -289,7 +289,7 @@ def test_encode_writes_every_frame(write_sound: WriteSound, tmp_path: Path) -> N
 
 def test_encode_that_breaks_leaves_nothing(write_sound: WriteSound, tmp_path: Path) -> None:
     class Broken(SineEar):
-        def frames(self, windows: np.ndarray) -> Heard:
+        def frames(self, windows: np.ndarray, *, style: bool = True) -> Heard:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -30,7 +30,7 @@ def windows() -> np.ndarray:
 def test_each_frame_is_what_the_processor_hears(windows: np.ndarray, device: str) -> None:
     bundle = load_bundle()
     live = bundle.load_live_hearing("cpu")
-    hearing = CudaHearing(bundle.load_hearing(device))
+    hearing = CudaHearing(bundle.load_torch_hearing(device))
     n_sure = 0
     for window in windows:
         expected, heard = live.frame(window), hearing.frame(window)
@@ -50,7 +50,7 @@ def test_each_frame_is_what_the_processor_hears(windows: np.ndarray, device: str
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_streams_at_once_are_heard_as_one_by_one(windows: np.ndarray, device: str) -> None:
-    hearing = load_bundle().load_hearing(device)
+    hearing = load_bundle().load_torch_hearing(device)
     together = CudaHearing(hearing, n_streams=len(windows)).step(windows).copy()
     one = CudaHearing(hearing)
     sounding = together[:, 0] > -90
@@ -76,7 +76,7 @@ def test_without_memory_the_player_is_told_what_to_do(monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise torch.cuda.OutOfMemoryError
 
-    hearing = load_bundle().load_hearing()
+    hearing = load_bundle().load_torch_hearing()
     monkeypatch.setattr(torch, "zeros", full)
     with pytest.raises(DeviceError, match="--device cpu"):
         CudaHearing(hearing)

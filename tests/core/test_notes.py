@@ -330,6 +330,58 @@ def test_a_reverberant_tail_is_no_second_note(mode):
     assert 0.5 <= offset <= 1.2
 
 
+def test_a_scoop_is_part_of_its_note_in_a_file():
+    def below(t):  # rests a little, then slides up within 50 ms
+        return -3.3 + 5 * min(t, 0.06) + min(max(t - 0.06, 0.0), 0.05) * 60
+
+    take = Take().rest(200).note(50, 500, unsure_ms=0, bend=below)
+    (note,) = take.decoded()
+    assert note.midi == 50 and note.onset_s == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_fall_is_part_of_its_note_in_a_file():
+    take = Take().rest(200).note(53, 400)
+    for k in range(18):  # 90 ms down by three semitones, and softer
+        take.frame(-20 - 0.8 * k, 0.3, 0.95, 53 - k / 6, 0.93)
+    take.rest(300)
+    assert pitches(take.decoded()) == [53]
+
+
+def test_a_lost_fundamental_at_the_end_is_no_note():
+    take = Take().rest(200).note(46, 400)
+    for k in range(18):
+        take.frame(-26 - 0.5 * k, 0.3, 0.95, 34.0, 0.93)
+    take.rest(300)
+    assert pitches(take.decoded()) == [46]
+
+
+def test_a_note_begins_under_the_tail_of_the_one_before_in_a_file():
+    take = Take().rest(200).note(60, 400)
+    for _ in range(16):  # the tail still holds the pitch, but no longer alone
+        take.frame(-21, 0.6, 0.5, 60.0, 0.9)
+    got = take.note(64, 400, burst=0.0, unsure_ms=0).decoded()
+    assert pitches(got) == [60, 64]
+    assert got[1].onset_s == pytest.approx(0.6, abs=0.03)
+
+
+def test_a_sung_note_begins_between_its_consonant_and_its_vowel():
+    take = Take().rest(200, level=-80)
+    for _ in range(14):  # 70 ms
+        take.frame(-24, 1.0, 0.2, take.rng.uniform(70, 100), 0.5)
+    (note,) = take.note(60, 400, burst=3.0, unsure_ms=0).decoded()
+    assert 0.215 <= note.onset_s <= 0.255
+    # but a struck one, loudest before it has a pitch, at the stroke
+    take = Take().rest(200, level=-80)
+    for _ in range(14):
+        take.frame(-12, 9.0, 0.2, take.rng.uniform(70, 100), 0.5)
+    (note,) = take.note(60, 400, decay_db_s=20, burst=0.0, unsure_ms=0).decoded()
+    assert note.onset_s == pytest.approx(0.2, abs=0.015)
+
+
+def test_the_lowest_note_that_holds_its_pitch_is_one_in_a_file():
+    assert pitches(Take().rest(200).note(21, 600).rest(200).decoded()) == [21]
+
+
 @BOTH
 def test_the_gate_has_hysteresis(mode):
     take = Take().rest(500, level=-90)
