@@ -305,12 +305,38 @@ typedef struct {
     const float *weights;   /* PAD per bin, of the lags read */
 } front_end;
 
-/* Of `frames` windows, FRAMES at most, `hop` samples apart: they share each kernel that is read. */
-enum { FRAMES = 2 };
+enum {
+    FRAMES = 8,          /* heard together: each kernel is read from afar but once */
+    VALUES = MOST / 2 + 16 /* of a frame's spectra */
+};
+
+/* Power of LANES bins in one or two frames. */
+INLINE void weigh_spectrum(int frames, int n, const float *kernel, const float *re, const float *im,
+                           vector power[2])
+{
+    vector sums[2][2][4] = {{{{0}}}};
+    for (int k = 0; k < n; k += 2)
+        for (int i = 0; i < 2; i++, kernel += 2 * LANES)
+            for (int f = 0; f < frames; f++) {
+                vector *sum = sums[frames > 1 ? 0 : i][f];
+                const float xr = re[f * VALUES + k + i], xi = im[f * VALUES + k + i];
+                sum[0] += at(kernel) * xr;
+                sum[1] += at(kernel + LANES) * xi;
+                sum[2] += at(kernel) * xi;
+                sum[3] += at(kernel + LANES) * xr;
+            }
+    for (int f = 0; f < frames; f++) {
+        const vector *s = sums[0][f], *t = sums[1][f];
+        const vector a = s[0] + t[0] - s[1] - t[1], b = s[2] + t[2] + s[3] + t[3];
+        power[f] = a * a + b * b;
+    }
+}
+
+/* The two spectral views of `frames` windows, `hop` samples apart. */
 INLINE void spectral_views(const front_end *e, int frames, const float *now, int hop, int stride,
                            float *views, int apart)
 {
-    float re[FRAMES][MOST], im[FRAMES][MOST];
+    float re[FRAMES][VALUES], im[FRAMES][VALUES];
     for (int f = 0; f < frames; f++) {
         const float *turn = e->turns;
         for (int s = 0, first = 0; s < e->n_spectra; s++) {
@@ -323,33 +349,26 @@ INLINE void spectral_views(const front_end *e, int frames, const float *now, int
     const float *kernel = e->kernels;
     const float unit = (float)(1 / log(101));
     for (int view = 0, band = 0; view < 2; view++, views += stride) {
-        vector peak[FRAMES];
-        for (int f = 0; f < frames; f++)
-            peak[f] = all(1e-14f);
         for (int bin = 0; bin < e->n_bins; bin += LANES, band++) {
             const int first = e->bands[2 * band], n = e->bands[2 * band + 1];
-            vector sums[2][FRAMES][4] = {{{{0}}}};
-            for (int k = 0; k < n; k += 2)
-                for (int i = 0; i < 2; i++, kernel += 2 * LANES)
-                    for (int f = 0; f < frames; f++) {
-                        vector *sum = sums[frames > 1 ? 0 : i][f];
-                        const float xr = re[f][first + k + i], xi = im[f][first + k + i];
-                        sum[0] += at(kernel) * xr;
-                        sum[1] += at(kernel + LANES) * xi;
-                        sum[2] += at(kernel) * xi;
-                        sum[3] += at(kernel + LANES) * xr;
-                    }
-            for (int f = 0; f < frames; f++) {
-                vector *s = sums[0][f], *t = sums[1][f];
-                const vector a = s[0] + t[0] - s[1] - t[1], b = s[2] + t[2] + s[3] + t[3];
-                const vector power = a * a + b * b;
-                *(vector *)(views + f * apart + bin) = power;
-                peak[f] = most(peak[f], power);
+            for (int f = 0; f < frames; f += 2) {
+                vector power[2];
+                if (f + 1 < frames)
+                    weigh_spectrum(2, n, kernel, re[f] + first, im[f] + first, power);
+                else
+                    weigh_spectrum(1, n, kernel, re[f] + first, im[f] + first, power);
+                *(vector *)(views + f * apart + bin) = power[0];
+                if (f + 1 < frames)
+                    *(vector *)(views + (f + 1) * apart + bin) = power[1];
             }
+            kernel += 2 * LANES * n;
         }
         for (int f = 0; f < frames; f++) {
             float *x = views + f * apart;
-            const float scale = 100 / sqrtf(peak_of(peak[f]));
+            vector peak = all(1e-14f);
+            for (int bin = 0; bin < e->n_bins; bin += LANES)
+                peak = most(peak, at(x + bin));
+            const float scale = 100 / sqrtf(peak_of(peak));
             for (int bin = 0; bin < e->n_bins; bin++)
                 x[bin] = 1 + scale * sqrtf(x[bin]);
             for (int bin = 0; bin < e->n_bins; bin += LANES)
@@ -624,7 +643,7 @@ INLINE void find_position(const content *c, const float *views, float *position)
 /* `live_hearing.LiveHearing`: n_frames windows, `hop` samples apart, of the first of which `now` is the
  * newest sample. Of each: level_db, onset, periodicity, pitch_midi, confidence, brief_db, fine_midi;
  * position; views,
- * with zeros around, or room for those of two frames where not all are to be kept. */
+ * with zeros around, or room for those of FRAMES where they are not to be kept. */
 typedef struct {
     const front_end *front_end;
     const attack *attack;
@@ -693,14 +712,70 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
     now++;
     while (n_frames > 0) {
         const int n = n_frames < FRAMES ? n_frames : FRAMES;
-        if (n == FRAMES)
-            spectral_views(e->front_end, FRAMES, now, hop, c->width, views + c->below, apart);
-        else
-            spectral_views(e->front_end, 1, now, hop, c->width, views + c->below, apart);
+        spectral_views(e->front_end, n, now, hop, c->width, views + c->below, apart);
         for (int f = 0; f < n; f++, now += hop, numbers += 7, position += c->n_positions)
             hear_frame(e, now, numbers, position, views + f * apart);
         views += keep ? n * apart : 0;
         n_frames -= n;
+    }
+}
+
+/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, and the nearest
+ * code. Atoms are PAD wide at most. */
+enum { N_NOTES = 128 };
+typedef struct {
+    int n_positions, reach, n_codes;
+    float temperature;
+    const float *blur;     /* 2 reach + 1 */
+    const int32_t *firsts; /* where an atom begins */
+    const float *atoms;    /* PAD of each, LANES at a time */
+    const float *squares;  /* its squared norm, and 1 */
+    const int32_t *notes;
+} codes;
+
+EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code)
+{
+    const int n = c->n_positions;
+    for (int f = 0; f < n_frames; f++, position += n, probs += N_NOTES) {
+        float around[MOST] = {0}, content[MOST] = {0}, apart[MOST];
+        memcpy(around + c->reach, position, n * sizeof(float));
+        vector square = {0};
+        for (int p = 0; p < n; p += LANES) {
+            vector sum = {0};
+            for (int k = 0; k <= 2 * c->reach; k++)
+                sum += c->blur[k] * at(around + p + k);
+            *(vector *)(content + p) = sum;
+        }
+        memset(content + n, 0, PAD * sizeof(float));
+        for (int p = 0; p < n; p += LANES)
+            square += at(content + p) * at(content + p);
+        const float scale = 2 / sqrtf(total(square));
+        vector least = all(INFINITY), mass = {0};
+        for (int k = 0; k < c->n_codes; k += LANES) {
+            vector found[LANES], sum = {0};
+            for (int i = 0; i < LANES; i++) {
+                const float *x = content + c->firsts[k + i], *atom = c->atoms + (k + i) * PAD;
+                found[i] = at(atom) * at(x) + at(atom + LANES) * at(x + LANES);
+            }
+            transpose(found);
+            for (int i = 0; i < LANES; i++)
+                sum += found[i];
+            sum = most(at(c->squares + k) - scale * sum, all(0));
+            *(vector *)(apart + k) = sum;
+            least = -most(-least, -sum);
+        }
+        float nearest = -peak_of(-least);
+        for (code[f] = 0; apart[code[f]] != nearest; code[f]++)
+            ;
+        for (int k = 0; k < c->n_codes; k += LANES) {
+            const vector x = exp_of((nearest - at(apart + k)) / c->temperature);
+            *(vector *)(apart + k) = x;
+            mass += x;
+        }
+        const float share = 1 / total(mass);
+        memset(probs, 0, N_NOTES * sizeof(float));
+        for (int k = 0; k < c->n_codes; k++)
+            probs[c->notes[k]] += share * apart[k];
     }
 }
 

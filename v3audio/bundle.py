@@ -90,7 +90,8 @@ class Bundle:
             if not n_codes == len(codes.code_to_note) == config.codebook_size:
                 raise ValueError(f"{n_codes} codes")
             hearing = LiveHearing(weights, config, codes)
-            hearing.frames(np.zeros((1, config.geometry.window_length), np.float32))
+            window = np.zeros((1, config.geometry.window_length), np.float32)
+            hearing.frames(window, style=False)
         return hearing
 
     def load_torch_hearing(self, device: str = "cpu") -> Hearing:

@@ -20,6 +20,8 @@ VERSION = 2
 """Of its functions: what an older `_frame.c` was built to is left alone."""
 LANES = 8
 """Numbers computed with at once."""
+FRAMES = 8
+"""Frames heard at once."""
 PAD = 16
 """Lags that a bin of the lag view is read from."""
 MOST = 4096

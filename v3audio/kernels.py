@@ -23,7 +23,8 @@ LONG_MIN_SAMPLES, SHORT_MIN_SAMPLES = 256, 128
 MIN_CORRELATION_SAMPLES = 96  # 6 ms: the least sound a period is judged by
 BAND_BINS = 8  # neighbours that share a spectrum and which of its values they use
 N_FFTS = (512,)  # short kernels need no spectrum of the whole window
-KERNEL_EDGE = 1e-4  # of a kernel's largest value: what lies below is left out
+KERNEL_EDGE = 2e-4  # of a kernel's largest value: what lies below is left out
+RINGING = 2e-3  # of it: so much at 0 Hz or half the rate, and it needs the whole window
 SILENCE_POWER = 1e-8  # per sample (-80 dBFS): below, periodicity means nothing
 SINC_TAPS = 8  # each side, of the fractional-lag interpolation
 
@@ -119,27 +120,33 @@ def _bands(g: Geometry, floor_hz: float, shortest: int) -> Iterator[Band]:
         rows = slice(first, first + BAND_BINS)
         n_ffts = [n for n in N_FFTS if lengths[rows].max() <= n < g.window_length]
         for n_fft in (*n_ffts, g.window_length):
-            kernel = np.array([
-                _spectrum(f / g.sample_rate, n, n_fft)
-                for f, n in zip(hz[rows], lengths[rows], strict=True)
-            ])  # fmt: skip
-            if not kernel[:, [0, -1]].any():  # cut off there, it would ring beyond its length
+            kernel = _spectra(hz[rows] / g.sample_rate, lengths[rows], n_fft)
+            # cut off at either end, it rings beyond its length
+            if np.abs(kernel[:, [0, -1]]).max() < RINGING * np.abs(kernel).max():
                 break
         used = np.flatnonzero(kernel.any(0))
         low, high = int(used[0]), int(used[-1]) + 1
         yield Band(n_fft, low, np.ascontiguousarray(kernel[:, low:high].T, np.complex64))
 
 
-def _spectrum(turns: float, length: int, n_fft: int) -> NDArray[np.complex128]:
-    """Conjugate spectrum (n_fft/2 + 1,) of a right-aligned Hann-windowed tone."""
-    hann = np.hanning(length + 2)[1:-1]
-    n = np.arange(-length, 0)
-    tone = np.zeros(n_fft, np.complex128)
-    tone[-length:] = hann / hann.sum() * np.exp(2j * np.pi * turns * n)
+def _spectra(
+    turns: NDArray[np.float64], lengths: NDArray[np.int64], n_fft: int
+) -> NDArray[np.complex128]:
+    """Conjugate spectra (bins, n_fft/2 + 1) of right-aligned Hann-windowed tones.
+
+    Args:
+        turns: (bins,) of the tones, in a sample.
+        lengths: (bins,) samples.
+        n_fft: at least the longest.
+    """
+    n, length = np.arange(-n_fft, 0), lengths[:, None]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * (n + length + 1) / (length + 1))
+    hann[n < -length] = 0
+    tones = hann / hann.sum(1, keepdims=True) * np.exp(2j * np.pi * turns[:, None] * n)
     # sum x[n] conj(tone[n]) by Parseval; real x: the negative half is the tone's far tail
-    spectrum = np.fft.fft(tone)[: n_fft // 2 + 1].conj() / n_fft * 2
-    large = np.abs(spectrum)
-    return np.asarray(np.where(large > KERNEL_EDGE * large.max(), spectrum, 0))
+    spectra = np.fft.fft(tones)[:, : n_fft // 2 + 1].conj() / n_fft * 2
+    large = np.abs(spectra)
+    return np.asarray(np.where(large > KERNEL_EDGE * large.max(1, keepdims=True), spectra, 0))
 
 
 def _interpolators(lags: NDArray[np.float64], reach: int) -> tuple[FloatArray, FloatArray]:

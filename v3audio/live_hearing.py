@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
@@ -96,13 +95,8 @@ class LiveHearing:
     def __init__(self, weights: Weights, config: ModelConfig, code_map: CodeMap) -> None:
         g = self._geometry = config.geometry
         self._front_end, self._attack = _FrontEnd(g), _Attack(g)
-        self._content, self._style = _ContentHead(weights, config), _StyleHead(weights)
-        self._atoms = weights["codebook.atoms"]  # (K, P)
-        self._atom_squares = np.square(self._atoms).sum(1)
-        apart = np.arange(g.n_positions)[:, None] - np.arange(g.n_positions)
-        self._blur = np.exp(-0.5 * np.square(apart / CONTENT_BLUR_BINS)).astype(np.float32)
-        self._notes = np.eye(N_NOTES, dtype=np.float32)[code_map.code_to_note]  # (K, 128)
-        self._temperature = code_map.temperature
+        self._content, self._style = _ContentHead(weights, config), _StyleHead(weights, config)
+        self._codes = _Codes(weights["codebook.atoms"], code_map)
         self._offset_bins = code_map.offset_semitones * g.bins_per_semitone
         # The newest frame of a player.
         self._window = np.zeros(g.window_length, np.float32)
@@ -141,7 +135,7 @@ class LiveHearing:
 
         Computed when asked for, from what `frame` found last; uniform content before that.
         """
-        squares = self._distances(self._position)[0]
+        squares = self._codes.distances(self._position)[0]
         nearest = int(squares.argmin())
         return nearest, math.sqrt(float(squares[nearest]))
 
@@ -154,7 +148,7 @@ class LiveHearing:
         """
         if self._hear:
             windows = _strided(windows)
-            n, n_views = len(windows), len(windows) if style else 2
+            n, n_views = len(windows), len(windows) if style else compiled.FRAMES
             numbers = np.empty((n, N_NUMBERS), np.float32)
             position = np.empty((n, self._geometry.n_positions), np.float32)
             views = np.zeros((n_views, *self._views.shape[1:]), np.float32)
@@ -164,16 +158,13 @@ class LiveHearing:
             )  # fmt: skip
         else:
             numbers, position, views = self._in_numpy(windows)
-        squares = self._distances(position)
-        near = np.exp((squares.min(1, keepdims=True) - squares) / np.float32(self._temperature))
-        note_probs = near @ self._notes
-        note_probs /= near.sum(1, keepdims=True)
+        note_probs, code = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
             styles = self._style(views[:, 0, _BELOW:], position.argmax(1))
         level_db, onset, periodicity, pitch_midi, confidence, _, fine_midi = numbers.T
         return Heard(
-            level_db, onset, periodicity, pitch_midi, confidence, note_probs, squares.argmin(1),
+            level_db, onset, periodicity, pitch_midi, confidence, note_probs, code,
             position, styles, fine_midi,
         )  # fmt: skip
 
@@ -197,13 +188,6 @@ class LiveHearing:
         ), 1)  # fmt: skip
         return numbers.astype(np.float32), position, views
 
-    def _distances(self, position: FloatArray) -> FloatArray:
-        """Squared distances (T, K) of the contents at these positions (T, P) to all atoms."""
-        content = position @ self._blur
-        content /= np.sqrt(np.square(content).sum(1, keepdims=True))
-        squares: FloatArray = 1 + self._atom_squares - 2 * (content @ self._atoms.T)
-        return np.maximum(squares, 0, out=squares)
-
 
 class _FrontEnd:
     """`features.FrontEnd`."""
@@ -219,7 +203,7 @@ class _FrontEnd:
         views = np.zeros((len(windows), N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
         inner = views[:, :, _BELOW : _BELOW + g.n_bins]
         sizes = {band.n_fft for bands in self._bands for band in bands}
-        spectra = {n: scipy.fft.rfft(windows[:, -n:]) for n in sizes}
+        spectra = {n: np.fft.rfft(windows[:, -n:]) for n in sizes}
         for view, bands in enumerate(self._wide):
             found = [
                 np.abs(spectra[n_fft][:, low : low + len(kernel)] @ kernel)
@@ -232,10 +216,10 @@ class _FrontEnd:
         np.cumsum(np.square(windows[:, ::-1], dtype=np.float64), 1, out=energy[:, 1:])
         found = []
         for n, reach, n_fft, sinc, linear in self._groups:
-            past = scipy.fft.rfft(windows[:, -n - reach :], n_fft)
-            now = scipy.fft.rfft(windows[:, -n:], n_fft)
+            past = np.fft.rfft(windows[:, -n - reach :], n_fft)
+            now = np.fft.rfft(windows[:, -n:], n_fft)
             # index `reach - l` of the circular correlation holds sum x[n] x[n - l]
-            products = scipy.fft.irfft(past * now.conj(), n_fft)[:, reach::-1]
+            products = np.fft.irfft(past * now.conj(), n_fft)[:, reach::-1]
             older = energy[:, n : n + reach + 1] - energy[:, : reach + 1]
             both = older[:, :1] + older @ linear + 2 * n * SILENCE_POWER
             found.append(2 * products @ sinc / both)
@@ -287,7 +271,7 @@ class _Attack:
     def __call__(self, windows: FloatArray) -> FloatArray:
         """Mean rise of the bands of (T, n) windows, dB."""
         stretches = windows[:, -2 * ONSET_LAG_SAMPLES :].reshape(-1, 2, ONSET_LAG_SAMPLES)
-        spectra = scipy.fft.rfft(stretches[:, :, -ONSET_SAMPLES:] * self._hann)
+        spectra = np.fft.rfft(stretches[:, :, -ONSET_SAMPLES:] * self._hann)
         power = (np.square(spectra.real) + np.square(spectra.imag)) @ self._bands
         rises: FloatArray = np.diff(10 * np.log10(power + 1e-7), axis=1)[:, 0]
         return np.asarray(np.maximum(rises, 0).mean(1))
@@ -327,7 +311,8 @@ class _ContentHead:
         self._n_fft = n_fft = 1 << (n - 1).bit_length()
         laid = np.zeros((N_VIEWS * config.channels, n_fft))
         laid[:, np.arange(-KERNEL_BELOW, KERNEL_ABOVE + 1)] = weights["content_head.kernel"]
-        self._kernel = scipy.fft.rfft(laid).conj()
+        self._kernel = np.fft.rfft(laid).conj()
+        self._kernel_32 = self._kernel.astype(np.complex64)
         places = np.array(PARTIAL_BINS)[:, None] + np.arange(g.n_positions) + _BELOW
         self._places = places  # (partials, P)
         self._entry, self._weigh = np.zeros((2, 0, 1), np.float32)
@@ -344,9 +329,9 @@ class _ContentHead:
         near = sliding_window_view(around, g.n_bins, 2)  # (T, views, taps, F)
         seen = np.maximum(self._taps[:, :, :-1] @ near + self._taps[:, :, -1:], 0)
         seen -= seen.mean(3, keepdims=True)
-        spectra = scipy.fft.rfft(seen.reshape(len(views), -1, g.n_bins), self._n_fft)
-        total = np.einsum("tck,ck->tk", spectra, self._kernel.astype(np.complex64))
-        score = scipy.fft.irfft(total, self._n_fft)[:, : g.n_positions]
+        spectra = np.fft.rfft(seen.reshape(len(views), -1, g.n_bins), self._n_fft)
+        total = np.einsum("tck,ck->tk", spectra, self._kernel_32)
+        score = np.fft.irfft(total, self._n_fft)[:, : g.n_positions]
         if len(self._entry):
             near = sliding_window_view(np.pad(views, ((0, 0), (0, 0), (1, 1))), 3, 2).max(3)
             near[:, :, :_BELOW] = near[:, :, _BELOW + g.n_bins :] = 0
@@ -386,10 +371,59 @@ class _ContentHead:
         )  # fmt: skip
 
 
+class _Codes:
+    """The codebook, and what its codes are called."""
+
+    def __init__(self, atoms: FloatArray, code_map: CodeMap) -> None:
+        self._atoms, self._squares = atoms, 1 + np.square(atoms).sum(1)  # (K, P), (K,)
+        self._names, self._temperature = np.array(code_map.code_to_note), code_map.temperature
+        self._notes = np.eye(N_NOTES, dtype=np.float32)[self._names]  # (K, 128)
+        n_codes, n_positions = atoms.shape
+        apart = np.arange(n_positions)[:, None] - np.arange(n_positions)
+        self._blur = np.exp(-0.5 * np.square(apart / CONTENT_BLUR_BINS)).astype(np.float32)
+        self._compiled = None
+        used = atoms != 0
+        firsts = used.argmax(1)
+        narrow = np.max(n_positions - used[:, ::-1].argmax(1) - firsts) <= compiled.PAD
+        if narrow and n_codes % compiled.LANES == 0 and max(atoms.shape) <= compiled.MOST - 64:
+            reach = 8  # a bell this wide, beyond it float32 sees none
+            bell = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / CONTENT_BLUR_BINS))
+            places = firsts[:, None] + np.arange(compiled.PAD)
+            laid = np.take_along_axis(np.pad(atoms, ((0, 0), (0, compiled.PAD))), places, 1)
+            self._compiled = compiled.bind("name", compiled.record(
+                n_positions, reach, n_codes, self._temperature, bell.astype(np.float32),
+                firsts.astype(np.int32), laid, self._squares, self._names.astype(np.int32),
+            ))  # fmt: skip
+
+    def __call__(self, position: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Probabilities (T, 128) of notes, and nearest codes (T,), of positions (T, P)."""
+        if self._compiled:
+            note_probs = np.empty((len(position), N_NOTES), np.float32)
+            code = np.empty(len(position), np.int64)
+            arrays: tuple[NDArray[Any], ...] = position, note_probs, code
+            self._compiled(len(position), *map(compiled.address, arrays))
+            return note_probs, code
+        squares = self.distances(position)
+        near = np.exp((squares.min(1, keepdims=True) - squares) / np.float32(self._temperature))
+        note_probs = near @ self._notes / near.sum(1, keepdims=True)
+        return note_probs, squares.argmin(1)
+
+    def distances(self, position: FloatArray) -> FloatArray:
+        """Squared distances (T, K) of the contents at positions (T, P) to all atoms."""
+        content = position @ self._blur
+        content /= np.sqrt(np.square(content).sum(1, keepdims=True))
+        squares: FloatArray = self._squares - 2 * (content @ self._atoms.T)
+        return np.maximum(squares, 0, out=squares)
+
+
 class _StyleHead:
     """`model.StyleHead`."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        sizes = STYLE_BELOW + 1 + STYLE_ABOVE, config.hidden, config.hidden
+        for layer, n_in in zip((0, 3, 6), sizes, strict=True):
+            if weights[f"style_head.mlp.{layer}.weight"].shape[1] != n_in:
+                raise ValueError(f"style_head.mlp.{layer}.weight: expected {n_in} columns")
         self._w = {
             name.removeprefix("style_head.mlp."): value
             for name, value in weights.items()

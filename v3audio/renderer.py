@@ -21,12 +21,11 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from v3audio import compiled
 from v3audio.errors import ConfigError
-from v3audio.fft import irfft, turn
+from v3audio.fft import turn
 from v3audio.units import db_to_gain, midi_to_hz
 
 FloatArray = NDArray[np.float32]
@@ -487,7 +486,7 @@ class Renderer:
             return
         table = self._tables[which]
         np.multiply(rms, self._phasors, out=self._harmonics)
-        irfft(self._spectrum, table[:_TABLE_SIZE])
+        table[:_TABLE_SIZE] = np.fft.irfft(self._spectrum, _TABLE_SIZE)
         table[_TABLE_SIZE] = table[0]
 
     def _make_room(self, n_samples: int) -> None:
@@ -553,7 +552,9 @@ def _noise_bank(config: RendererConfig, sample_rate: int, seed: int) -> FloatArr
     sample, which no overlap-add of frames does. The spectrum is drawn per Hz and not per sample, so
     that all rates loop over the same noise; the loop is 2.7 s, too long to be heard as one.
     """
-    n_samples = scipy.fft.next_fast_len(round(_NOISE_LOOP_S * sample_rate), real=True)
+    from scipy.fft import next_fast_len  # who only listens loads no scipy
+
+    n_samples = next_fast_len(round(_NOISE_LOOP_S * sample_rate), real=True)
     hz = np.fft.rfftfreq(n_samples, 1 / sample_rate)
     edges = config.noise_edges_hz()
     rng = np.random.default_rng([seed, 0])
@@ -568,7 +569,7 @@ def _noise_bank(config: RendererConfig, sample_rate: int, seed: int) -> FloatArr
             continue
         spectrum = np.zeros(len(hz), np.complex64)
         spectrum[inside] = drawn[inside]
-        row[:] = scipy.fft.irfft(spectrum, n_samples)
+        row[:] = np.fft.irfft(spectrum, n_samples)
         # a band cut short by the sample rate keeps its density, not its power
         share = np.sqrt((min(high, top_hz) - low) / (high - low))
         row *= np.float32(share / np.sqrt(np.mean(row**2)))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.fft
 
-from v3audio import compiled, fft
+from v3audio import compiled
 from v3audio.belief import NoteBelief, Sounding
 
 
@@ -59,17 +58,3 @@ def test_beliefs_are_the_same_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(*found, atol=2e-5)
         surest.add(int(np.argmax(found[0])))
     assert len(surest) > 3
-
-
-@pytest.mark.parametrize("public", [False, True])
-@pytest.mark.parametrize("shape", [(2048,), (12, 480), (2, 256)])
-def test_transforms_are_scipys(
-    shape: tuple[int, ...], public: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if public:
-        monkeypatch.setattr(fft, "_compiled", None)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    expected = scipy.fft.rfft(x)
-    found = fft.rfft(x, np.empty_like(expected))
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_allclose(fft.irfft(found, np.empty_like(x)), x, atol=1e-5)
