@@ -16,16 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from v3audio import api, timbres
+from v3audio import timbres
 from v3audio.audio_file import read_mono
 from v3audio.bundle import Bundle, load_bundle
 from v3audio.colour import ADAPT_STEPS, Bench, Fit, level_shift_db, measure
 from v3audio.engine import pick_device
 from v3audio.errors import TimbreError
+from v3audio.hear_file import (
+    HOP_S,
+    TAIL_S,
+    FileSound,
+    HearingPart,
+    KeptFrames,
+    Progress,
+    decay_rates,
+    decode,
+    fastest_device,
+    hear,
+    open_sound,
+    progress_after,
+)
 from v3audio.notes import Note, TrackerConfig
 from v3audio.settings import note_name
 from v3audio.spectra import SYNTH_RATE, k_weighted_db
-from v3audio.streaming import ANALYSIS_RATE
 from v3audio.timbres import Timbre, check_name
 
 MIN_S = 1.0  # of sounding, pitched frames
@@ -34,7 +47,6 @@ DECAY_FROM_DB_PER_S = 6.0  # notes that fall faster by themselves are struck or 
 MEASURED_S = 90.0  # of all recordings together whose spectra are measured
 CLIPPED = 0.995  # of full scale
 QUIET_S = 0.2  # between the notes, from which noise is stated
-HOP_S = api.FILE_HOP / ANALYSIS_RATE
 
 # From here on a take is as good as it gets; below the second figure it is poor.
 ENOUGH_S = (8.0, 3.0)
@@ -147,7 +159,7 @@ class Take:
     bundle: Bundle
     bench: Bench | None  # None where no note could be measured, or the model has no renderer
 
-    def adapted(self, progress: api.Progress | None = None) -> Take:
+    def adapted(self, progress: Progress | None = None) -> Take:
         """The same instrument, learned more closely; the same timbre where that does not help.
 
         Args:
@@ -177,21 +189,21 @@ def capture(
     *,
     device: str = "auto",
     licence: str = "",
-    progress: api.Progress | None = None,
-    hearing: api.HearingPart | None = None,
+    progress: Progress | None = None,
+    hearing: HearingPart | None = None,
 ) -> Take:
     """Hear recordings of one instrument and make a timbre of them, not yet saved.
 
     Arguments and errors are those of `v3audio.api.capture`.
     """
     check_name(name)
-    sounds = [api._open(path) for path in files]
+    sounds = [open_sound(path) for path in files]
     bundle = load_bundle(model)
-    hearing = hearing or bundle.load_hearing(pick_device(device, api._fastest()))
+    hearing = hearing or bundle.load_hearing(pick_device(device, fastest_device()))
     n_all, n_done = sum(sound.n_samples for sound in sounds), 0
     heard = []
     for sound in sounds:
-        heard.append(_Heard(sound, hearing, api._shifted(progress, n_done, n_all)))
+        heard.append(_Heard(sound, hearing, progress_after(progress, n_done, n_all)))
         n_done += sound.n_samples
     usable_s = sum(int(h.sure.sum()) for h in heard) * HOP_S
     pitches = [note.midi for h in heard for note in h.notes]
@@ -202,7 +214,7 @@ def capture(
             f"'{name}': found {usable_s:.1f} s of clear notes in {len(sounds)} file(s){clipped}, "
             f"wanted at least {MIN_S:g} s; record one instrument alone, one note at a time"
         )
-    decays = [d for h in heard for d in api._decays(h.notes, h.level_db)]
+    decays = [d for h in heard for d in decay_rates(h.notes, h.level_db)]
     decay = float(np.median(decays)) if decays else 0.0
     style = np.concatenate([h.style[h.sure] for h in heard]).mean(0, dtype=np.float64)
     timbre = Timbre(
@@ -226,26 +238,24 @@ def capture(
 class _Heard:
     """One recording as V3 and the note decoder hear it; T frames."""
 
-    def __init__(
-        self, sound: api._Sound, hearing: api.HearingPart, progress: api.Progress | None
-    ) -> None:
+    def __init__(self, sound: FileSound, hearing: HearingPart, progress: Progress | None) -> None:
         self.duration_s = sound.n_samples / sound.sample_rate
         self._clipped: set[int] = set()  # frames
-        kept, styles = api._Kept(), []
+        kept, styles = KeptFrames(), []
         watched = replace(sound, blocks=self._watched(sound))
-        for part in api._hear(watched, hearing, api.TAIL_S, progress):
+        for part in hear(watched, hearing, TAIL_S, progress):
             kept.add(part)
             styles.append(part.style.astype(np.float16))  # of two hours: 23 MB
         frames = kept.frames()
         self.level_db, self.style = frames.level_db, np.concatenate(styles)
-        self.notes = api._decode(frames, TrackerConfig())
+        self.notes = decode(frames, TrackerConfig())
         clipped = np.zeros(len(self.level_db), np.bool_)
         clipped[[i for i in self._clipped if i < len(clipped)]] = True
         voicing = 0.5 * (frames.periodicity + frames.confidence)
         sounding = (voicing >= SURE) & (self.level_db >= TrackerConfig().file_gate_db)
         self.sure, self.clipped = sounding & ~clipped, sounding & clipped
 
-    def _watched(self, sound: api._Sound) -> Iterator[NDArray[np.float32]]:
+    def _watched(self, sound: FileSound) -> Iterator[NDArray[np.float32]]:
         start = 0
         for block in sound.blocks:
             at = start + np.flatnonzero(np.abs(block) >= CLIPPED)

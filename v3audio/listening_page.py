@@ -21,13 +21,14 @@ import soxr
 from numpy.typing import NDArray
 
 from v3audio import __version__, timbres
-from v3audio.api import FILE_HOP, Progress, transcribe, transfer
+from v3audio.api import transcribe, transfer
 from v3audio.audio_file import audio_info, read_mono
 from v3audio.bundle import load_bundle
 from v3audio.capture import SURE, capture
 from v3audio.engine import Engine
 from v3audio.engine import HearingPart as LiveHearingPart
 from v3audio.errors import AudioFileError, TimbreError
+from v3audio.hear_file import HOP_S, Progress
 from v3audio.hearing import Heard, Hearing
 from v3audio.loudness import loudness_lufs
 from v3audio.notes import FrameNotes, Note, TrackerConfig, file_gate_db
@@ -42,7 +43,6 @@ from v3audio.pictures import (
     spectrogram_png,
 )
 from v3audio.settings import note_name
-from v3audio.streaming import ANALYSIS_RATE
 from v3audio.timbres import Timbre
 from v3audio.units import db_to_gain, gain_to_db
 
@@ -54,7 +54,6 @@ MORPH = ("flute", "trumpet")
 MORPH_STEPS = (0.25, 0.5, 0.75)
 HEADROOM_DB = 1.0  # for what coding adds to a peak
 RATES = (32_000, 44_100, 48_000)  # that every browser plays; others are resampled for the page
-HOP_S = FILE_HOP / ANALYSIS_RATE
 SCALE_HZ = ((100, "100 Hz"), (1_000, "1 kHz"), (10_000, "10 kHz"))
 
 _ICONS = (

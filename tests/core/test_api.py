@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from v3audio import api
+from v3audio import api, hear_file
 from v3audio.bundle import Bundle
 from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError, DeviceError, TimbreError
@@ -95,7 +95,7 @@ def test_a_file_and_its_samples_give_the_same_notes_at_any_rate(
 def test_streaming_equals_hearing_all_frames_at_once() -> None:
     x = melody([60, 64, 67, 62], seconds=0.45)
     padded = np.concatenate([np.zeros(2048, np.float32), x, np.zeros(1600, np.float32)])
-    n_frames = int((len(x) / RATE + api.TAIL_S) * 100)
+    n_frames = int((len(x) / RATE + hear_file.TAIL_S) * 100)
     windows = np.stack([padded[160 * (k + 1) :][:2048] for k in range(n_frames)])
     expected = decode_notes(SineEar().frames(windows), 0.01)
     notes = api.transcribe((x, RATE), hearing=SineEar())
@@ -112,9 +112,9 @@ def test_a_note_held_to_the_end_ends_with_the_recording() -> None:
     assert note.offset_s <= 0.7
 
 
-def kept(x: np.ndarray) -> api._Frames:
-    kept_frames = api._Kept()
-    for heard in api._hear(api._open((x, RATE)), SineEar(), 0.1, None):
+def kept(x: np.ndarray) -> hear_file.Frames:
+    kept_frames = hear_file.KeptFrames()
+    for heard in hear_file.hear(hear_file.open_sound((x, RATE)), SineEar(), 0.1, None):
         kept_frames.add(heard)
     return kept_frames.frames()
 
@@ -123,8 +123,8 @@ def test_decoding_in_stretches_equals_decoding_at_once() -> None:
     pitches = [60 + int(k) for k in np.random.default_rng(0).integers(0, 12, 60)]
     x = np.concatenate([melody(pitches, 0.3, 0.1), tone(50, 14.0), melody([60, 61, 70], 0.5, 0.1)])
     frames = kept(x)
-    whole = api._decode(frames, TrackerConfig(), stretch_s=1e6)
-    parts = api._decode(frames, TrackerConfig(), stretch_s=8.0)
+    whole = hear_file.decode(frames, TrackerConfig(), stretch_s=1e6)
+    parts = hear_file.decode(frames, TrackerConfig(), stretch_s=8.0)
     assert len(whole) == 64
     assert [n.midi for n in parts] == [n.midi for n in whole]
     for a, b in zip(parts, whole, strict=True):
@@ -136,7 +136,7 @@ def test_noise_after_music_is_no_note_though_its_stretch_holds_nothing_else() ->
     """The gate is the recording's: a stretch of faint hiss alone would pass for a quiet take."""
     hiss = 10 ** (-62 / 20) * np.sin(2 * np.pi * 300 * np.arange(30 * RATE) / RATE)
     x = np.concatenate([melody([60, 64, 67] * 4), hiss.astype(np.float32)])
-    notes = api._decode(kept(x), TrackerConfig(), stretch_s=8.0)
+    notes = hear_file.decode(kept(x), TrackerConfig(), stretch_s=8.0)
     assert [n.midi for n in notes] == [60, 64, 67] * 4
 
 
@@ -146,10 +146,10 @@ def test_memory_does_not_grow_with_the_length() -> None:
 
     def peak(repeats: int) -> int:
         blocks = (phrase for _ in range(repeats))
-        sound = api._Sound(blocks, RATE, repeats * len(phrase))
+        sound = hear_file.FileSound(blocks, RATE, repeats * len(phrase))
         tracemalloc.start()
-        for heard in api._hear(sound, SineEar(), 0.1, None):
-            assert len(heard.level_db) <= api.BATCH
+        for heard in hear_file.hear(sound, SineEar(), 0.1, None):
+            assert len(heard.level_db) <= hear_file.BATCH
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
