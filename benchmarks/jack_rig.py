@@ -160,7 +160,7 @@ class Musician:
         self._next_frame: int | None = None
         self._messages: list[MidiIn] = []
         self._done = threading.Event()
-        self.start_frame = 0  # of the server's clock, when sample 0 of the newest take was played
+        self._period = 0, 0.0  # the newest of a take: its first sample, and when it was called for
         self.received: list[bytes] = []  # all MIDI ever, in takes and between them
         self.n_lost = 0  # frames that the server did not hand to this client in a take
         self._client.set_process_callback(self._process)
@@ -174,9 +174,14 @@ class Musician:
         self._client.close()
 
     @property
-    def frame_time(self) -> int:
-        """The server's frame clock now, as an estimate between two periods."""
-        return int(self._client.frame_time)
+    def now_at(self) -> int:
+        """The sample of the take that stands at this moment.
+
+        From the period's first sample and the time since: the server's own estimate is
+        milliseconds off for a while after each xrun.
+        """
+        at, called_s = self._period
+        return at + round((time.perf_counter() - called_s) * self.server.sample_rate)
 
     def connect(self, client: str, timeout_s: float = 30.0) -> None:
         """Wait for a client's sound ports and connect them to this one's, and all MIDI to it.
@@ -233,9 +238,8 @@ class Musician:
         if at is None:
             out[:] = 0
             return
+        self._period = at, time.perf_counter()
         frame = self._client.last_frame_time
-        if at == 0:
-            self.start_frame = frame
         if self._next_frame is not None and frame != self._next_frame:
             self.n_lost += frame - self._next_frame
         self._next_frame = frame + n

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v3audio.audio_file import AudioWriter
-from v3audio.bundle import load_bundle
 from v3audio.engine import Engine
 from v3audio.errors import AudioFileError, ConfigError
 from v3audio.hear_file import (
@@ -39,6 +38,7 @@ from v3audio.hear_file import (
 )
 from v3audio.notes import Note, TrackerConfig, file_gate_db
 from v3audio.paths import atomic_write
+from v3audio.score import hear_score
 from v3audio.timbres import Timbre
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def transcribe(
         DeviceError: ``cuda`` without a CUDA device.
     """
     sound = open_sound(source)
-    hearing = hearing or load_hearing(load_bundle(model), device)
+    hearing = hearing or load_hearing(model, device)
     kept = KeptFrames()
     for heard in hear(sound, hearing, TAIL_S, progress, style=False):
         kept.add(heard)
@@ -95,8 +95,11 @@ def transfer(
     mix: float = 1.0,
     model: Path | str | None = None,
     engine: Engine | None = None,
+    hearing: HearingPart | None = None,
 ) -> Samples:
-    """Play samples again in another timbre: the live engine, run over them.
+    """Play samples again in another timbre: the live engine, over what was heard of them before.
+
+    Nothing is late: each note begins on its attack, at its pitch.
 
     Args:
         x: (n,) or (n, channels) float samples, full scale +-1; channels are averaged, NaN and
@@ -106,7 +109,8 @@ def transfer(
         transpose: semitones, -36..36.
         mix: 0 the input as it came .. 1 the timbre alone.
         model: name or folder of a model; None for the shipped one.
-        engine: use this one, from its start, instead of loading the model again.
+        engine: use this one, from its start, instead of making one.
+        hearing: replaces the model's.
 
     Returns:
         (n,) float32 within +-1, as long as `x` and not shifted.
@@ -116,7 +120,8 @@ def transfer(
     """
     mono = as_mono(x)
     engine = engine or Engine(timbre, sample_rate, 4096, model, transpose=transpose, mix=mix)
-    engine.reset()
+    sound = open_sound((mono, engine.sample_rate))
+    engine.reset(hear_score(sound, hearing or load_hearing(model, "cpu")))
     out = engine.process(mono)[0]
     if engine.n_non_finite:
         log.warning("%d samples are NaN or infinite; taken as silence", engine.n_non_finite)
@@ -132,9 +137,10 @@ def transfer_file(
     mix: float = 1.0,
     model: Path | str | None = None,
     engine: Engine | None = None,
+    hearing: HearingPart | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """`transfer` from file to file, block by block.
+    """`transfer` from file to file, block by block; the file is read twice.
 
     Args:
         source: a sound file.
@@ -145,7 +151,8 @@ def transfer_file(
         mix: as `transfer`.
         model: as `transfer`.
         engine: use this one, from its start; its rate must be the file's.
-        progress: told samples done and in all.
+        hearing: replaces the model's.
+        progress: told samples done and in all; a sample counts half when it is heard.
 
     Raises:
         AudioFileError: an input that cannot be read or an output that cannot be written.
@@ -161,11 +168,12 @@ def transfer_file(
                 f"the engine runs at {engine.sample_rate} Hz but {source} has "
                 f"{sound.sample_rate} Hz; make an engine for that rate"
             )
-        engine.reset()
-        for block in sound.blocks:
+        half = progress and (lambda done, n: progress(done // 2, n))
+        engine.reset(hear_score(sound, hearing or load_hearing(model, "cpu"), half))
+        for block in open_sound(source).blocks:
             writer.write(engine.process(block)[0])
             if progress:
-                progress(writer.n_samples, sound.n_samples)
+                progress((sound.n_samples + writer.n_samples) // 2, sound.n_samples)
     return Path(target)
 
 
@@ -201,7 +209,7 @@ def encode(
     """
     target = Path(target)
     sound = open_sound(source)
-    hearing = hearing or load_hearing(load_bundle(model), device)
+    hearing = hearing or load_hearing(model, device)
     with atomic_write(target, AudioFileError) as temporary, _Spools(target.parent) as spools:
         levels, notes, n_frames = [], [], 0
         for heard in hear(sound, hearing, 0.0, progress):

@@ -198,7 +198,7 @@ def capture(
     check_name(name)
     sounds = [open_sound(path) for path in files]
     bundle = load_bundle(model)
-    hearing = hearing or load_hearing(bundle, device)
+    hearing = hearing or load_hearing(model, device)
     n_all, n_done = sum(sound.n_samples for sound in sounds), 0
     heard = []
     for sound in sounds:

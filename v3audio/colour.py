@@ -20,7 +20,14 @@ from torch import Tensor
 
 from v3audio.notes import Note
 from v3audio.render_loss import SILENT, loss_terms, relative
-from v3audio.renderer import COLOUR_LOW, COLOUR_ROWS, COLOUR_STEP, TOP_HZ, RendererConfig
+from v3audio.renderer import (
+    COLOUR_LOW,
+    COLOUR_ROWS,
+    COLOUR_STEP,
+    TOP_HZ,
+    RendererConfig,
+    colour_at,
+)
 from v3audio.renderer_net import RendererNet
 from v3audio.spectra import MEL_FLOOR, SYNTH_RATE, take_apart
 
@@ -167,11 +174,9 @@ class Bench:
     @torch.no_grad()
     def loss(self, fit: Fit) -> float:
         """How far a fit is from these frames (natural log amplitude, weighted as in training)."""
-        place = ((self._frames["pitch"] - COLOUR_LOW) / COLOUR_STEP).clamp(0, COLOUR_ROWS - 1.001)
-        row, part = place.long(), (place % 1.0)[:, None]
-        colour = torch.from_numpy(fit.colour)
-        between = torch.lerp(colour[row], colour[row + 1], part)
-        return float(self._loss(self._plain(torch.from_numpy(fit.style)) + between))
+        colour = np.stack([colour_at(fit.colour, p) for p in self._frames["pitch"].tolist()])
+        plain = self._plain(torch.from_numpy(fit.style))
+        return float(self._loss(plain + torch.from_numpy(colour)))
 
     def part(self, rows: Tensor) -> Bench:
         """The same with some of the frames: (R,) bool."""

@@ -90,6 +90,18 @@ class RendererPart(Protocol):
         ...
 
 
+class ScorePart(Protocol):
+    """What the engine asks of `v3audio.score.Score`."""
+
+    def start(self, k: int) -> int:
+        """The sample, 1 or more, at which frame k takes effect."""
+        ...
+
+    def played(self, k: int) -> Played | None:
+        """What shall have been arrived at when frame k + 1 takes effect."""
+        ...
+
+
 class Readout(NamedTuple):
     """What the newest frame was, for meters and tuners."""
 
@@ -182,6 +194,7 @@ class Engine:
             hearing = hearing or bundle.load_live_hearing(device)
             renderer = renderer or Renderer(bundle.load_frozen_renderer(), self.sample_rate, seed)
         self._timbre, self._hearing, self._renderer = timbre, hearing, renderer
+        self._score: ScorePart | None = None
         self.reset()
 
     # -- controls: read once per call of `process`, never in the middle of a block -----------------
@@ -296,8 +309,13 @@ class Engine:
 
     # -- running -----------------------------------------------------------------------------------
 
-    def reset(self) -> None:
-        """Back to the state before the first sample; settings and timbre stay."""
+    def reset(self, score: ScorePart | None = None) -> None:
+        """Back to the state before the first sample; settings and timbre stay.
+
+        Args:
+            score: play this from now on instead of what is heard, and say no notes.
+        """
+        self._score = score
         self._tracker.reset()
         self._renderer.reset()
         self._voice.reset()
@@ -450,7 +468,9 @@ class Engine:
         self._square += float(out.dot(out))
 
     def _effective(self, k: int) -> int:
-        """e_k: input samples after which frame k can be heard."""
+        """e_k: input samples after which frame k can be heard, or is played from the score."""
+        if self._score is not None:
+            return self._score.start(k)
         return self._resampler.n_needed(self._framer.n_needed(k) - 1)
 
     def _advance(self) -> list[NoteEvent]:
@@ -463,17 +483,16 @@ class Engine:
     def _hear_and_render(self) -> list[NoteEvent]:
         n = self._stop - self._start
         self._square, self._output_power = 0.0, self._square / n
-        y, self._resampler_state = self._resampler.step(self._pending[:n], self._resampler_state)
-        windows, self._framer_state = self._framer.step(y, self._framer_state)
-        self._heard = frame = self._hearing.frame(windows[0])
+        if self._score is None:
+            self._heard = self._hear(self._pending[:n])
         events: list[NoteEvent] = []
         if not _plays(self._applied):
             self._held = None
         elif not self._applied.freeze:
-            # the tracker counts notes from the player's own A
-            own = frame._replace(pitch_midi=frame.pitch_midi - self._ref) if self._ref else frame
-            events = self._tracker.step(own, self._n_in)
-            self._held = self._voice.step(frame, events, self._ref)
+            if self._score is None:
+                self._held, events = self._follow()
+            else:
+                self._held = self._score.played(self._frame)
         elif self._held is not None and self._held.breath:
             self._held = None
         self._frame += 1
@@ -483,6 +502,19 @@ class Engine:
             self._pending = np.empty(n, np.float32)
         self._segment = self._render(n, self._held)
         return self._out_events(events)
+
+    def _hear(self, sound: Samples) -> FrameNotes:
+        y, self._resampler_state = self._resampler.step(sound, self._resampler_state)
+        windows, self._framer_state = self._framer.step(y, self._framer_state)
+        return self._hearing.frame(windows[0])
+
+    def _follow(self) -> tuple[Played | None, list[NoteEvent]]:
+        """What the newest frame asks for, and the events that it decides."""
+        frame = self._heard
+        # the tracker counts notes from the player's own A
+        own = frame._replace(pitch_midi=frame.pitch_midi - self._ref) if self._ref else frame
+        events = self._tracker.step(own, self._n_in)
+        return self._voice.step(frame, events, self._ref), events
 
     def _render(self, n: int, played: Played | None) -> Samples:
         self._glide.step()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v3audio.audio_file import audio_info, read_mono
-from v3audio.bundle import Bundle
+from v3audio.bundle import load_bundle
 from v3audio.engine import pick_device
 from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
@@ -107,13 +107,14 @@ def progress_after(progress: Progress | None, n_before: int, n_all: int) -> Prog
 # -- hearing -------------------------------------------------------------------------------------
 
 
-def load_hearing(bundle: Bundle, device: str) -> HearingPart:
+def load_hearing(model: Path | str | None, device: str) -> HearingPart:
     """A model's hearing: on the CPU, which ``auto`` means, or ``cuda``.
 
     Raises:
-        BundleError, ConfigError, DeviceError: as `Bundle.load_hearing` and `pick_device`.
+        BundleError, ConfigError, DeviceError: as `load_bundle` and `pick_device`.
     """
-    on_gpu = pick_device(device) == "cuda"
+    on_gpu = pick_device(device) == "cuda"  # first: what is amiss is said before anything is loaded
+    bundle = load_bundle(model)
     return bundle.load_torch_hearing(device) if on_gpu else bundle.load_hearing()
 
 

@@ -10,7 +10,6 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,17 +20,17 @@ import soxr
 from numpy.typing import NDArray
 
 from v3audio import __version__, timbres
-from v3audio.api import transcribe, transfer
+from v3audio.api import transcribe
 from v3audio.audio_file import audio_info, read_mono
 from v3audio.bundle import load_bundle
 from v3audio.capture import SURE, capture
 from v3audio.engine import Engine
 from v3audio.engine import HearingPart as LiveHearingPart
 from v3audio.errors import AudioFileError, TimbreError
-from v3audio.hear_file import HOP_S, HearingPart, Progress
+from v3audio.hear_file import HOP_S, HearingPart, Progress, open_sound
 from v3audio.live_hearing import Heard
 from v3audio.loudness import loudness_lufs
-from v3audio.notes import FrameNotes, Note, TrackerConfig, file_gate_db
+from v3audio.notes import Note, TrackerConfig, file_gate_db
 from v3audio.paths import atomic_write, check_target
 from v3audio.pictures import (
     HIGH_HZ,
@@ -42,6 +41,7 @@ from v3audio.pictures import (
     spectrogram_db,
     spectrogram_png,
 )
+from v3audio.score import Score, hear_score
 from v3audio.settings import note_name
 from v3audio.timbres import Timbre
 from v3audio.units import db_to_gain, gain_to_db
@@ -128,7 +128,9 @@ def write_page(
     if not notes:
         raise AudioFileError(f"{source}: no notes heard, wanted one clear voice; play it louder")
 
-    players = _Players(sound, rate, notes, bundle.load_live_hearing(), progress, len(known) + 6)
+    score = hear_score(open_sound((sound, rate)), listener.hearing)
+    live = bundle.load_live_hearing()  # which an engine has, though it plays from the score
+    players = _Players(sound, rate, notes, score, live, progress, len(known) + 6)
     before = players.add(source.name, "as recorded", sound)
     after = players.play(timbre, chosen)
     grid = [players.play(name, each) for name, each in known.items()]
@@ -200,24 +202,6 @@ class _Listener:
         return notes, np.where(sure, pitch, np.float32(np.nan))
 
 
-class _HeardOnce:
-    """The engine's hearing of one recording: heard the first time, remembered for each voice."""
-
-    def __init__(self, hearing: LiveHearingPart) -> None:
-        self._hearing = hearing
-        self._frames: list[FrameNotes] = []
-        self._next = 0
-
-    def rewind(self) -> None:
-        self._next = 0
-
-    def frame(self, window: Samples) -> FrameNotes:
-        if self._next == len(self._frames):
-            self._frames.append(deepcopy(self._hearing.frame(window)))
-        self._next += 1
-        return self._frames[self._next - 1]
-
-
 class _Players:
     """All voices that play one recording."""
 
@@ -226,13 +210,14 @@ class _Players:
         sound: Samples,
         sample_rate: int,
         notes: Sequence[Note],
+        score: Score,
         hearing: LiveHearingPart,
         progress: Progress | None,
         n_expected: int,
     ) -> None:
         self.voices: list[Voice] = []
         self._sound, self._rate, self._notes = sound, sample_rate, notes
-        self._hearing = _HeardOnce(hearing)
+        self._score, self._hearing = score, hearing
         self._progress, self._n_expected = progress, n_expected
         self._made: dict[tuple[str, int], Voice] = {}
 
@@ -247,10 +232,10 @@ class _Players:
         """The line in a timbre; where most of it lies out of range, in another octave."""
         octaves = self._octaves(timbre) if octaves is None else octaves
         if (name, octaves) not in self._made:
-            self._hearing.rewind()
             shift = 12 * octaves
             engine = Engine(timbre, self._rate, 4096, transpose=shift, hearing=self._hearing)
-            sound = transfer(self._sound, self._rate, engine=engine)
+            engine.reset(self._score)
+            sound = engine.process(self._sound)[0]
             self._made[name, octaves] = self.add(name, self._detail(timbre, octaves), sound, shift)
         return self._made[name, octaves]
 

@@ -212,7 +212,7 @@ def colour_at(colour: FloatArray, pitch_midi: float) -> FloatArray:
     """A timbre's colour between the pitches at which it stands, and at the last one beyond.
 
     Args:
-        colour: (`COLOUR_ROWS` * n,), row after row.
+        colour: (`COLOUR_ROWS` * n,), row after row, or (`COLOUR_ROWS`, n).
         pitch_midi: MIDI pitch, fractions allowed.
 
     Returns:

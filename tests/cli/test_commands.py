@@ -153,8 +153,6 @@ def test_every_sound_comes_out_as_long_as_it_went_in(
         assert (len(y), out_rate) == (len(samples), rate)
         assert np.isfinite(y).all()
     assert isinstance(json.loads(notes.read_text()), list)
-    # transfer is the live engine, run over a file
-    np.testing.assert_allclose(soundfile.read(out)[0], soundfile.read(live)[0], atol=1e-5)
 
 
 def test_silence_stays_silent(

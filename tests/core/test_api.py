@@ -23,6 +23,7 @@ from v3audio.live_hearing import Heard
 from v3audio.notes import FrameNotes, Note, TrackerConfig, decode_notes
 from v3audio.renderer import Renderer, RendererConfig
 from v3audio.renderer_net import RendererNet, frozen
+from v3audio.score import hear_score
 from v3audio.timbres import Timbre
 
 RATE = 16000
@@ -210,28 +211,39 @@ def engine(rate: int = RATE) -> Engine:
     return Engine(TIMBRE, rate, hearing=SineEar(), renderer=Renderer(frozen(net), rate))
 
 
-def test_transfer_is_the_engine_run_over_the_samples() -> None:
-    x = melody([60, 64])
-    out = api.transfer(x, RATE, TIMBRE, engine=engine())
+def test_transfer_is_the_engine_run_over_the_samples_with_what_was_heard_before() -> None:
+    x, ear = melody([60, 64]), SineEar()
+    out = api.transfer(x, RATE, TIMBRE, engine=engine(), hearing=ear)
     assert out.shape == x.shape
     assert out.dtype == np.float32
     e = engine()
+    e.reset(hear_score(hear_file.open_sound((x, RATE)), ear))
     parts = [e.process(x[i : i + 333])[0] for i in range(0, len(x), 333)]
     np.testing.assert_array_equal(out, np.concatenate(parts))
-    assert np.abs(out).max() > 0.05
-    np.testing.assert_array_equal(api.transfer(x, RATE, engine=e), out)  # a used engine starts anew
+    again = api.transfer(x, RATE, engine=e, hearing=ear)  # a used engine starts anew
+    np.testing.assert_array_equal(again, out)
     stereo = np.stack([x, x], axis=1)
-    np.testing.assert_array_equal(api.transfer(stereo, RATE, engine=e), out)
+    np.testing.assert_array_equal(api.transfer(stereo, RATE, engine=e, hearing=ear), out)
+
+
+def test_transfer_sounds_when_the_source_sounds() -> None:
+    x = melody([60, 64])
+    out = api.transfer(x, RATE, TIMBRE, engine=engine(), hearing=SineEar())
+    for first, last in ((0.2, 0.5), (0.7, 1.0)):
+        assert not out[round((first - 0.1) * RATE) : round((first - 0.002) * RATE)].any()
+        assert np.abs(out[round(first * RATE) :][: round(0.01 * RATE)]).max() > 0.05
+        assert np.abs(out[: round(last * RATE)][-round(0.05 * RATE) :]).max() > 0.05
 
 
 def test_transfer_file_keeps_rate_and_length(write_sound: WriteSound, tmp_path: Path) -> None:
     x = melody([60, 64])
     source = write_sound("in.wav", x, subtype="FLOAT")
     target = tmp_path / "out.wav"
-    api.transfer_file(source, target, TIMBRE, engine=engine())
+    api.transfer_file(source, target, TIMBRE, engine=engine(), hearing=SineEar())
     y, rate = soundfile.read(target, dtype="float32")
     assert rate == RATE
-    np.testing.assert_allclose(y, api.transfer(x, RATE, engine=engine()), atol=2**-22)
+    wanted = api.transfer(x, RATE, engine=engine(), hearing=SineEar())
+    np.testing.assert_allclose(y, wanted, atol=2**-22)
 
 
 def test_transfer_file_refuses_an_engine_of_another_rate(
@@ -252,7 +264,9 @@ def test_transfer_file_that_breaks_leaves_the_old_file(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        api.transfer_file(write_sound(), target, TIMBRE, engine=engine(), progress=stop)
+        api.transfer_file(
+            write_sound(), target, TIMBRE, engine=engine(), hearing=SineEar(), progress=stop
+        )
     assert target.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.wav", "tone.wav"]
 

@@ -206,7 +206,8 @@ def test_a_line_beyond_a_timbre_is_played_in_the_nearest_octave_that_fits():
 
     def octaves(*line: int) -> int:
         notes = [Note(k, k + 1.0, midi, 0.0, 90, 1.0) for k, midi in enumerate(line)]
-        return listening_page._Players(np.zeros(1), 44_100, notes, None, None, 0)._octaves(reed)
+        players = listening_page._Players(np.zeros(1), 44_100, notes, None, None, None, 0)
+        return players._octaves(reed)
 
     assert octaves(60, 72, 84) == 0
     assert octaves(58, 60, 62) == 0  # a few beyond are no reason to move the line
