@@ -40,17 +40,16 @@ STRETCH = 400  # steps worked out at once
 LEVEL_S = 0.02  # the level is that of so long, in whole periods of the note
 SURE = 0.5  # voicing (mean of periodicity and confidence) from which a frame's pitch is played
 FOLLOW_SEMITONES = 2.5  # from the note: vibrato and bends; farther off is a slip
-SETTLE_PERIODS = 5.0  # out of a rest a pitch is not sure before so many
+SETTLE_PERIODS = 5.0  # out of a rest no pitch is sure before so many
 GLIDE_S = 0.1  # around a slurred change within which the pitch may be anywhere between the notes
 SLUR_S = 0.02  # notes nearer than this are slurred
 LAG_S, LAG_PERIODS = 0.0025, 1.0
 """A frame's pitch is that of so long before its end, and so many periods; measured with vibrato."""
 ATTACK_S, ATTACK_DB = 0.005, 6.0  # a rise by this much from one such time to the next is an attack
 SEARCH_S = 0.025  # how far from the decoder's onset it may stand
-RISE_S = 0.02  # before it, sound may belong to the note that is not at its pitch yet...
-SWELL_S = 0.15  # ...and that is
+SWELL_S = 0.15  # before it, sound may lead up to the note
 TAIL_MAX_S = 3.0
-TAIL_RISE_DB = 3.0  # a tail falls; what rises again is something else
+DIP_DB = 3.0  # a swell rises and a tail falls but for such dips; else it is something else
 BELOW_GATE_DB = 6.0  # how far below the decoder's gate a tail is played
 GAP_S = 1.0  # unsure pitches are bridged with what stands so far around them
 
@@ -137,10 +136,10 @@ class Score:
         last = round(span.begin_s / SLOT_S)
         first = max(round(earliest_s / SLOT_S), last - round(SWELL_S / SLOT_S))
         levels_db = self._smooth(first, last, span)[::-1]
-        goes_on = (levels_db > floor_db) & (levels_db <= np.minimum.accumulate(levels_db) + 1.0)
-        goes_on &= (np.arange(len(goes_on)) * SLOT_S < RISE_S) | self._is_at_pitch(
-            first, last, span
-        )[::-1]
+        rises = levels_db <= np.minimum.accumulate(levels_db) + DIP_DB
+        unsure = np.arange(len(levels_db)) * SLOT_S < SETTLE_PERIODS * _period_s(span)
+        at_pitch = self._is_at_pitch(first, last, span)[::-1]
+        goes_on = (levels_db > floor_db) & rises & (unsure | at_pitch)
         return (last - _n_leading(goes_on)) * SLOT_S
 
     def _tail(self, span: Span, limit_s: float, floor_db: float) -> float:
@@ -148,7 +147,7 @@ class Score:
         first = round(span.end_s / SLOT_S)
         last = round(min(limit_s, span.end_s + TAIL_MAX_S) / SLOT_S)
         levels_db = self._smooth(first, last, span)
-        falls = levels_db <= np.minimum.accumulate(levels_db) + TAIL_RISE_DB
+        falls = levels_db <= np.minimum.accumulate(levels_db) + DIP_DB
         goes_on = (levels_db > floor_db) & falls & self._is_at_pitch(first, last, span)
         return min(span.end_s + _n_leading(goes_on) * SLOT_S, limit_s)
 
@@ -162,7 +161,7 @@ class Score:
 
     def _smooth(self, first: int, last: int, span: Span) -> NDArray[np.float64]:
         """Level of slots `first` to `last`, each with a period of the note before it, dBFS."""
-        n = max(round(ATTACK_S / SLOT_S), ceil(1.0 / float(midi_to_hz(span.pitch_midi)) / SLOT_S))
+        n = max(round(ATTACK_S / SLOT_S), ceil(_period_s(span) / SLOT_S))
         if last <= first:
             return np.zeros(0)
         power = self._power(first - n + 1, last)
@@ -219,7 +218,7 @@ class Score:
         pitch = np.where((pitch < low) | (pitch > high), pitch - 12.0 * slipped, pitch)
         sure = (pitch >= low) & (pitch <= high) & (self._voicing[max(first, 0) : last] >= SURE)
         if not self._is_slurred(i):
-            sure &= at_s >= span.begin_s + SETTLE_PERIODS / float(midi_to_hz(span.pitch_midi))
+            sure &= at_s >= span.begin_s + SETTLE_PERIODS * _period_s(span)
         if not sure.any():
             return np.full(len(time_s), span.pitch_midi)
         return np.interp(time_s, at_s[sure], pitch[sure])
@@ -238,7 +237,7 @@ class Score:
     def _level(self, i: int, time_s: Floats) -> Floats:
         """Level around times, dBFS RMS, of what belongs to note i, over whole periods of it."""
         span = self.spans[i]
-        period_s = 1.0 / float(midi_to_hz(span.pitch_midi))
+        period_s = _period_s(span)
         half_s = 0.5 * period_s * ceil(LEVEL_S / period_s)
         limit_s = len(self._levels_db) * SLOT_S
         if i + 1 < len(self.spans):
@@ -259,7 +258,11 @@ class Score:
 
 def _lag_s(span: Span) -> float:
     """How long before its end the time lies of which a frame's pitch tells."""
-    return LAG_S + LAG_PERIODS / float(midi_to_hz(span.pitch_midi))
+    return LAG_S + LAG_PERIODS * _period_s(span)
+
+
+def _period_s(span: Span) -> float:
+    return 1.0 / float(midi_to_hz(span.pitch_midi))
 
 
 def _n_leading(x: NDArray[np.bool_]) -> int:
