@@ -49,7 +49,7 @@ ATTACK_S, ATTACK_DB = 0.005, 6.0  # a rise by this much from one such time to th
 SEARCH_S = 0.025  # how far from the decoder's onset it may stand
 SWELL_S = 0.15  # before it, sound may lead up to the note
 TAIL_MAX_S = 3.0
-DIP_DB = 3.0  # a swell rises and a tail falls but for such dips; else it is something else
+DIP_DB = 3.0  # a swell rises but for such dips; else it is something else
 BELOW_GATE_DB = 6.0  # how far below the decoder's gate a tail is played
 GAP_S = 1.0  # unsure pitches are bridged with what stands so far around them
 
@@ -143,12 +143,11 @@ class Score:
         return (last - _n_leading(goes_on)) * SLOT_S
 
     def _tail(self, span: Span, limit_s: float, floor_db: float) -> float:
-        """Until when a note is heard that the decoder has ended."""
+        """Until when its pitch is heard of a note that the decoder has ended: a tail, a repeat."""
         first = round(span.end_s / SLOT_S)
         last = round(min(limit_s, span.end_s + TAIL_MAX_S) / SLOT_S)
         levels_db = self._smooth(first, last, span)
-        falls = levels_db <= np.minimum.accumulate(levels_db) + DIP_DB
-        goes_on = (levels_db > floor_db) & falls & self._is_at_pitch(first, last, span)
+        goes_on = (levels_db > floor_db) & self._is_at_pitch(first, last, span)
         return min(span.end_s + _n_leading(goes_on) * SLOT_S, limit_s)
 
     def _power(self, first: int, last: int) -> NDArray[np.float64]:
