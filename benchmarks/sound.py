@@ -6,10 +6,10 @@
 **pitch** FOLDER holds a manifest.json as for notes.py. Each clip is transferred to each timbre with
 `v3audio.transfer`, and the result tracked by an independent pitch tracker, librosa's pYIN (10 ms
 frames, at 16 kHz). A frame counts where pYIN hears a pitch and the source has a note, now or up to
-80 ms ago (the transfer plays live, so it is late by the time that a pitch takes to be sure). It is
-right if it lies within 50 (25) cents of that note as played, which is the median of what pYIN hears
-in the source during the note, or of what it hears there in any frame of those 80 ms (vibrato,
-glides), where that is within 1.5 semitones of the note. An octave error is within 50 cents of a
+80 ms ago (by so much do onsets as written and as pYIN hears them differ). It is right if it lies
+within 50 (25) cents of that note as played, which is the median of what pYIN hears in the source
+during the note, or of what it hears there in any frame of those 80 ms (vibrato, glides), where that
+is within 1.5 semitones of the note. An octave error is within 50 cents of a
 multiple of 12 semitones from the note. The clips it takes unless told are ones in which pYIN hears
 the source itself right; it does not in every clip (cor anglais: 85 %), and after a wrong octave it
 stays there until the next rest. *Loudness* is the correlation of the levels of source and result:

@@ -6,7 +6,8 @@ How blocks of any size give the same samples: frame k looks at the analysis samp
 (k+1) * hop and takes effect at input sample e_k, the first input count at which all of them exist,
 an integer that depends on k alone. At e_k the engine hears one frame, moves the note tracker on and
 renders the whole segment [e_k, e_(k+1)). `process` only hands these segments out. Nothing in them
-can depend on an input sample from e_k on: causal by construction.
+can depend on an input sample from e_k on: causal by construction. Only where a recording was heard
+beforehand, its score (`v3audio.score`) says where frames take effect and what sounds in them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -40,10 +39,11 @@ SLOT_S = 1.0 / N_SLOTS
 STRETCH = 400  # steps worked out at once
 LEVEL_S = 0.02  # the level is that of so long, in whole periods of the note
 SURE = 0.5  # voicing (mean of periodicity and confidence) from which a frame's pitch is played
-FOLLOW_SEMITONES = 1.2  # from the note: vibrato and bends; farther off is a slip
+FOLLOW_SEMITONES = 2.5  # from the note: vibrato and bends; farther off is a slip
+SETTLE_PERIODS = 5.0  # out of a rest a pitch is not sure before so many
 GLIDE_S = 0.1  # around a slurred change within which the pitch may be anywhere between the notes
 SLUR_S = 0.02  # notes nearer than this are slurred
-LAG_S, LAG_PERIODS = 0.008, 1.5
+LAG_S, LAG_PERIODS = 0.0025, 1.0
 """A frame's pitch is that of so long before its end, and so many periods; measured with vibrato."""
 ATTACK_S, ATTACK_DB = 0.005, 6.0  # a rise by this much from one such time to the next is an attack
 SEARCH_S = 0.025  # how far from the decoder's onset it may stand
@@ -218,15 +218,22 @@ class Score:
         slipped = np.round((pitch - span.pitch_midi) / 12.0)
         pitch = np.where((pitch < low) | (pitch > high), pitch - 12.0 * slipped, pitch)
         sure = (pitch >= low) & (pitch <= high) & (self._voicing[max(first, 0) : last] >= SURE)
+        if not self._is_slurred(i):
+            sure &= at_s >= span.begin_s + SETTLE_PERIODS / float(midi_to_hz(span.pitch_midi))
         if not sure.any():
             return np.full(len(time_s), span.pitch_midi)
         return np.interp(time_s, at_s[sure], pitch[sure])
 
     def _slurred_to(self, i: int) -> Iterator[tuple[Span, float]]:
         """The notes that join note i without a rest, and when."""
-        for before, after in pairwise(self.spans[max(i - 1, 0) : i + 2]):
-            if after.begin_s - before.end_s < SLUR_S:
-                yield (before if after is self.spans[i] else after), after.begin_s
+        if self._is_slurred(i):
+            yield self.spans[i - 1], self.spans[i].begin_s
+        if self._is_slurred(i + 1):
+            yield self.spans[i + 1], self.spans[i + 1].begin_s
+
+    def _is_slurred(self, i: int) -> bool:
+        """Whether note i follows another without a rest."""
+        return 0 < i < len(self.spans) and self.spans[i].begin_s - self.spans[i - 1].end_s < SLUR_S
 
     def _level(self, i: int, time_s: Floats) -> Floats:
         """Level around times, dBFS RMS, of what belongs to note i, over whole periods of it."""

@@ -27,7 +27,7 @@ def transfer(
     mix: MixOption = 1.0,
     model: ModelOption = None,
 ) -> None:
-    """Play a recording again in another timbre: the live engine, run over a file."""
+    """Play a recording again in another timbre: the live engine, told beforehand what comes."""
     from v3audio.audio_file import audio_info, check_output
     from v3audio.paths import check_target
 
