@@ -171,7 +171,7 @@ class LiveHearing:
         )  # fmt: skip
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """`hear` of `_frame.c`: numbers (T, 6) but for the last, positions (T, P), views with zeros around."""
+        """`hear` of `_frame.c`, without the fine pitch."""
         g = self._geometry
         views, energy = self._front_end(windows)
         position = self._content(views)

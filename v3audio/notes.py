@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from v3audio import belief
+from v3audio import belief, compiled
 from v3audio.belief import NOTHING, REPEAT, NoteBelief, Sounding, note_named
 
 FloatArray = NDArray[np.floating]
@@ -876,26 +876,34 @@ def _note_path(
         1.0 - c.onset_discount * np.clip(recent_onset / c.onset_full_db, 0.0, 1.0)
     )
 
-    score = evidence[0].copy()
-    stay = np.zeros(evidence.shape, dtype=bool)
-    best = np.zeros(n_frames, dtype=np.int64)
-    for t in range(1, n_frames):
-        top = score.argmax()
-        arrive = score[top] - price[t]
-        np.greater_equal(score, arrive, out=stay[t])
-        best[t] = top
-        np.maximum(score, arrive, out=score)
-        score += evidence[t]
-    state = int(score.argmax())
-    silence = high - low
-    path[-1] = state
-    for t in range(n_frames - 1, 0, -1):
-        if not stay[t, state]:
-            state = int(best[t])
-        path[t - 1] = state
-    silent = path == silence
+    path = _dearest_path(evidence, price)
+    silent = path == high - low
     path += low
     path[silent] = N_NOTES
+    return path
+
+
+def _dearest_path(
+    evidence: NDArray[np.float64], price: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The states (T,) whose evidence (T, S), less a price (T,) for each change, adds up to most."""
+    n_frames, n_states = evidence.shape
+    score = evidence[0].copy()
+    stay = np.zeros(evidence.shape, dtype=bool)
+    path = np.zeros(n_frames, dtype=np.int64)  # while going forth: where a change comes from
+    if run := compiled.bind("dearest_path", n_frames, n_states, evidence, price, score, stay, path):
+        run()
+        return path
+    for t in range(1, n_frames):
+        path[t] = top = score.argmax()
+        arrive = score[top] - price[t]
+        np.greater_equal(score, arrive, out=stay[t])
+        np.maximum(score, arrive, out=score)
+        score += evidence[t]
+    state = score.argmax()
+    for t in range(n_frames - 1, 0, -1):
+        path[t], state = state, state if stay[t, state] else path[t]
+    path[0] = state
     return path
 
 

@@ -2,12 +2,12 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
-from v3audio import belief
+from v3audio import belief, compiled
 from v3audio.bundle import load_bundle
 from v3audio.notes import (
     FrameNotes,
@@ -15,6 +15,7 @@ from v3audio.notes import (
     NoteEvent,
     NoteTracker,
     TrackerConfig,
+    _dearest_path,
     decode_notes,
     velocity_from_level,
 )
@@ -780,3 +781,20 @@ def test_pitches_beyond_the_model_do_no_harm(pitch):
     tracker = NoteTracker(None, HOP_S)
     events = [e for k in range(100) for e in tracker.step(frame, k)]
     assert all(0 <= e.note <= 127 for e in events)
+
+
+@pytest.mark.parametrize("in_numpy", [False, True])
+def test_the_dearest_path_is_the_best_of_all(in_numpy, monkeypatch):
+    if in_numpy:
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    rng = np.random.default_rng(0)
+    n_changes = set()
+    for _ in range(20):
+        evidence, price = rng.normal(size=(6, 3)), rng.uniform(0, 3, 6)
+        paths = np.array(list(product(range(3), repeat=6)))
+        worth = evidence[np.arange(6), paths].sum(1) - (np.diff(paths) != 0) @ price[1:]
+        found = _dearest_path(evidence, price)
+        assert found.tolist() == paths[worth.argmax()].tolist()
+        n_changes.add(int(np.count_nonzero(np.diff(found))))
+    assert len(n_changes) > 2
+    assert _dearest_path(evidence[:1], price[:1]).tolist() == [evidence[0].argmax()]
