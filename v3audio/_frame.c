@@ -930,7 +930,7 @@ EXPORT void perceptron(int n_layers, const int32_t *sizes, const float *weights,
 
 /* `notes._dearest_path`: n_frames of evidence for n_states, a price for each frame's changes; score begins
  * with the first frame's evidence; stay: room for as many as there is evidence. */
-EXPORT void dearest_path(int n_frames, int n_states, const double *evidence, const double *price,
+EXPORT void dearest_path(int n_frames, int n_states, const float *evidence, const double *price,
                          double *score, uint8_t *stay, int64_t *path)
 {
     int64_t state = 0;
@@ -958,6 +958,8 @@ EXPORT void dearest_path(int n_frames, int n_states, const double *evidence, con
     path[0] = state;
 }
 
+typedef double precise __attribute__((vector_size(32), aligned(8)));
+
 /* `streaming.StreamingResampler._outputs`: n of them, the first at x[at] and in this phase of `up`,
  * and each `down` phases later. Each is summed in the same order, whatever stands beside it. */
 EXPORT void resample(int up, int down, int width, const double *bank, const double *x, float *y,
@@ -965,18 +967,22 @@ EXPORT void resample(int up, int down, int width, const double *bank, const doub
 {
     for (int m = 0; m < n; m++) {
         const double *taps = bank + phase * width, *own = x + at;
-        double sums[16] = {0}, sum = 0;
+        precise sums[4] = {{0}};
+        double sum = 0;
         int k = 0;
         for (; k + 16 <= width; k += 16)
-            for (int i = 0; i < 16; i++)
-                sums[i] += taps[k + i] * own[k + i];
+            for (int i = 0; i < 4; i++)
+                sums[i] += *(const precise *)(taps + k + 4 * i) * *(const precise *)(own + k + 4 * i);
+        for (; k + 4 <= width; k += 4)
+            sums[0] += *(const precise *)(taps + k) * *(const precise *)(own + k);
         for (; k < width; k++)
-            sums[k % 16] += taps[k] * own[k];
-        for (int i = 0; i < 16; i++)
-            sum += sums[i];
+            sum += taps[k] * own[k];
+        sums[0] += sums[1] + sums[2] + sums[3];
+        for (int i = 0; i < 4; i++)
+            sum += sums[0][i];
         y[m] = (float)sum;
         phase += down;
-        at += phase / up;
-        phase %= up;
+        for (; phase >= up; phase -= up)
+            at++;
     }
 }

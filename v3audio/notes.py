@@ -861,15 +861,18 @@ def _note_path(
     spans = pitch[sounding > 0.0]
     low = int(np.clip(np.floor(spans.min()) - 1, 0, N_NOTES - 1))
     high = int(np.clip(np.ceil(spans.max()) + 2, low + 1, N_NOTES))
-    probs = np.nan_to_num(np.asarray(heard.note_probs[:, low:high], dtype=np.float64))
-    distance = np.arange(low, high) - pitch[:, None]
-    near = np.exp(-2.0 * distance**2)  # Gaussian of half a semitone around the fine pitch
-    near /= near.sum(1, keepdims=True) + 1e-9
-    mixed = c.prob_mix * probs + (1.0 - c.prob_mix) * near
+    evidence = np.zeros((n_frames, high - low + 1), np.float32)  # in place: memory is what it costs
+    mixed = evidence[:, :-1]
+    np.subtract(np.arange(low, high), pitch[:, None], out=mixed, casting="same_kind")
+    mixed *= mixed
+    mixed *= -2.0  # Gaussian of half a semitone around the fine pitch
+    np.exp(mixed, out=mixed)
+    mixed *= (1.0 - c.prob_mix) / (mixed.sum(1, keepdims=True) + 1e-9)
+    mixed += c.prob_mix * np.nan_to_num(np.asarray(heard.note_probs[:, low:high], np.float32))
     mixed /= mixed.max(1, keepdims=True) + 1e-9
-    evidence = np.zeros((n_frames, high - low + 1))
-    evidence[:, :-1] = np.log(np.maximum(mixed, c.evidence_floor))
-    evidence[:, :-1] += c.voiced_gain * sounding[:, None]
+    np.maximum(mixed, c.evidence_floor, out=mixed)
+    np.log(mixed, out=mixed)
+    mixed += c.voiced_gain * sounding[:, None].astype(np.float32)
     evidence *= hop_s / 0.01  # so that the hop does not change the balance with the price
     recent_onset = _max_back(excess, max(1, round(0.08 / hop_s)))  # the pitch follows the attack
     price = c.switch_nats * (
@@ -884,11 +887,11 @@ def _note_path(
 
 
 def _dearest_path(
-    evidence: NDArray[np.float64], price: NDArray[np.float64]
+    evidence: NDArray[np.float32], price: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """The states (T,) whose evidence (T, S), less a price (T,) for each change, adds up to most."""
     n_frames, n_states = evidence.shape
-    score = evidence[0].copy()
+    score = evidence[0].astype(np.float64)
     stay = np.zeros(evidence.shape, dtype=bool)
     path = np.zeros(n_frames, dtype=np.int64)  # while going forth: where a change comes from
     if run := compiled.bind("dearest_path", n_frames, n_states, evidence, price, score, stay, path):

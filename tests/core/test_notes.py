@@ -790,7 +790,7 @@ def test_the_dearest_path_is_the_best_of_all(in_numpy, monkeypatch):
     rng = np.random.default_rng(0)
     n_changes = set()
     for _ in range(20):
-        evidence, price = rng.normal(size=(6, 3)), rng.uniform(0, 3, 6)
+        evidence, price = rng.normal(size=(6, 3)).astype(np.float32), rng.uniform(0, 3, 6)
         paths = np.array(list(product(range(3), repeat=6)))
         worth = evidence[np.arange(6), paths].sum(1) - (np.diff(paths) != 0) @ price[1:]
         found = _dearest_path(evidence, price)
