@@ -225,10 +225,10 @@ class _FrontEnd:
             # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
             products = [np.correlate(x[-n - reach :], x[-n:])[::-1] for x in windows]
             found.append(2 * np.array(products) @ sinc)
-        n, lag, share = self._energies
-        older = energy[:, lag + n] - energy[:, lag]
-        before = energy[:, lag + n + 1] - energy[:, lag + 1]
-        both = energy[:, n] + older + share * (before - older) + 2 * n * SILENCE_POWER
+        span, lag, share = self._energies
+        older = energy[:, lag + span] - energy[:, lag]
+        before = energy[:, lag + span + 1] - energy[:, lag + 1]
+        both = energy[:, span] + older + share * (before - older) + 2 * span * SILENCE_POWER
         inner[:, 2] = (np.concatenate(found, 1) / both).clip(0, 1)
         return views, energy
 
