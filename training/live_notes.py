@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.clips import SAMPLE_RATE, find_clips
-from training.phrases import TICKS_PER_S, compose
+from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import coloured_noise, disturb
 from training.voices import VOICE_NOTES, sing
 from v3audio.belief import (
@@ -61,6 +61,7 @@ RIGHT_SEMITONES = 0.6  # a note-on within this of the true pitch is right
 MAX_CLIP_S = 20.0
 QUIETEST_DB = -75.0  # gate while learning, so that soft clips teach as well
 QUIET_SHARE = 0.2  # of the frames in which nothing is due are kept; these count for the rest
+_WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
 _FADES_S = (0.01, 0.045)
 _DURATIONS_S = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 _GAPS_S = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.03, 0.08, 0.15, 0.3, 0.5)
@@ -100,16 +101,7 @@ def voices(n_clips: int, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]
     """Synthetic singers in a range of one to two octaves, who slide and scoop often."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 2, number])
-        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 18))
-        phrase = compose(
-            rng,
-            list(range(low, low + int(rng.integers(8, 18)))),
-            14.0,
-            sustained=True,
-            detune_cents=float(rng.uniform(-45, 45)),
-            glides=float(rng.uniform(0.6, 1.6)),
-        )
-        sound = sing(rng, phrase, 100 + number, round(14.0 * SAMPLE_RATE), SAMPLE_RATE)
+        sound, phrase = sung(rng, 100 + number)
         sound = disturb(rng, sound, SAMPLE_RATE)[0] if number % 4 == 0 else _recorded(rng, sound)
         yield (
             sound,
@@ -120,6 +112,20 @@ def voices(n_clips: int, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]
         )
 
 
+def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseNote]]:
+    """14 s of one synthetic singer, clean."""
+    low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 18))
+    phrase = compose(
+        rng,
+        list(range(low, low + int(rng.integers(8, 18)))),
+        14.0,
+        sustained=True,
+        detune_cents=float(rng.uniform(-45, 45)),
+        glides=float(rng.uniform(0.6, 1.6)),
+    )
+    return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
+
+
 def single_notes(
     folder: Path, n_clips: int, seed: int
 ) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
@@ -127,6 +133,23 @@ def single_notes(
 
     A note's label is the pitch it was meant to have, not the one it was measured at: players and
     strings are out of tune, and still named right.
+
+    Raises: ConfigError if the folder has no manifest.json.
+    """
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 3, number])
+        phrase, notes = single_phrase(rng, folder, number)
+        if number % 3 == 2:
+            phrase = disturb(rng, phrase, SAMPLE_RATE)[0]
+        yield (_recorded(rng, phrase) if number % 3 == 1 else phrase), notes
+
+
+def single_phrase(
+    rng: np.random.Generator, folder: Path, number: int, whole: float = 0.0
+) -> tuple[FloatArray, list[TrueNote]]:
+    """A clean phrase of the single notes of the instrument whose turn `number` is.
+
+    `whole` is the share of notes that are left to end as they did.
 
     Raises: ConfigError if the folder has no manifest.json.
     """
@@ -140,37 +163,37 @@ def single_notes(
     instruments: dict[str, list[dict[str, str]]] = {}
     for note in listed:
         instruments.setdefault(str(Path(note["file"]).parent), []).append(note)
-    for number in range(n_clips):
-        rng = np.random.default_rng([seed, 3, number])
-        group = list(instruments.values())[number % len(instruments)]
-        by_pitch = sorted(group, key=lambda note: int(note["midi"]))
-        shift, cents = int(rng.integers(-3, 13)), float(rng.normal(0, 8))
-        at_s, index = 0.2, int(rng.integers(len(by_pitch)))
-        notes, parts = [], []
-        for _ in range(int(rng.integers(22, 29))):
-            if rng.random() > 0.35:
-                index = int(np.clip(index + rng.integers(-5, 6), 0, len(by_pitch) - 1))
-            seconds = float(rng.choice(_DURATIONS_S))
-            sound = _single(folder / by_pitch[index]["file"], shift + cents / 100, seconds)
-            sound *= 10 ** (rng.normal(0, 2.5) / 20)
-            fade = min(len(sound), round(float(rng.uniform(*_FADES_S)) * SAMPLE_RATE))
-            sound[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
-            parts.append((round(at_s * SAMPLE_RATE), sound))
-            notes.append(TrueNote(at_s, at_s + seconds, int(by_pitch[index]["midi"]) + shift))
-            at_s += seconds + float(rng.choice(_GAPS_S))
-        phrase = np.zeros(round((at_s + 1.3) * SAMPLE_RATE), np.float32)
-        for start, sound in parts:
-            phrase[start : start + len(sound)] += sound
-        phrase *= np.float32(0.5 / max(float(np.abs(phrase).max()), 1e-9))
-        if number % 3 == 2:
-            phrase = disturb(rng, phrase, SAMPLE_RATE)[0]
-        yield (_recorded(rng, phrase) if number % 3 == 1 else phrase), notes
+    group = list(instruments.values())[number % len(instruments)]
+    by_pitch = sorted(group, key=lambda note: int(note["midi"]))
+    shift, cents = int(rng.integers(-3, 13)), float(rng.normal(0, 8))
+    at_s, index = 0.2, int(rng.integers(len(by_pitch)))
+    notes, parts = [], []
+    for _ in range(int(rng.integers(22, 29))):
+        if rng.random() > 0.35:
+            index = int(np.clip(index + rng.integers(-5, 6), 0, len(by_pitch) - 1))
+        seconds = float(rng.choice(_DURATIONS_S))
+        if whole and rng.random() < whole:
+            seconds = float(rng.uniform(*_WHOLE_S))
+        sound = _single(folder / by_pitch[index]["file"], shift + cents / 100, seconds)
+        seconds = min(seconds, len(sound) / SAMPLE_RATE)
+        sound *= 10 ** (rng.normal(0, 2.5) / 20)
+        fade = min(len(sound), round(float(rng.uniform(*_FADES_S)) * SAMPLE_RATE))
+        sound[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+        parts.append((round(at_s * SAMPLE_RATE), sound))
+        notes.append(TrueNote(at_s, at_s + seconds, int(by_pitch[index]["midi"]) + shift))
+        at_s += seconds + float(rng.choice(_GAPS_S))
+    phrase = np.zeros(round((at_s + 1.3) * SAMPLE_RATE), np.float32)
+    for start, sound in parts:
+        phrase[start : start + len(sound)] += sound
+    phrase *= np.float32(0.5 / max(float(np.abs(phrase).max()), 1e-9))
+    return phrase, notes
 
 
 def _single(path: Path, semitones: float, seconds: float) -> FloatArray:
     """The first seconds of a recorded note, transposed by resampling, at RMS 0.1."""
     sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = soxr.resample(sound.mean(1)[: 3 * rate], rate * 2 ** (semitones / 12), SAMPLE_RATE)
+    most_s = 3 if seconds <= max(_DURATIONS_S) else 12
+    mono = soxr.resample(sound.mean(1)[: most_s * rate], rate * 2 ** (semitones / 12), SAMPLE_RATE)
     cut = np.array(mono[: round(seconds * SAMPLE_RATE)], np.float32)
     return cut * np.float32(0.1 / max(float(np.sqrt(np.mean(cut**2))), 1e-6))
 
@@ -326,14 +349,20 @@ def learn(takes: list[Take], out: Path, rounds: int, hidden: tuple[int, ...], se
         save(layers, out)
 
 
+def unlikely(scores: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
+    """(B,) surprise that one of the classes due, of (B, classes), is."""
+    return -(torch.softmax(scores, 1) * due).sum(1).clamp_min(1e-9).log()
+
+
 def fit(
     rows: FloatArray,
-    due: NDArray[np.bool_],
+    due: NDArray[Any],
     worth: FloatArray,
     hidden: tuple[int, ...],
     seed: int,
     epochs: int = 6,
     batch: int = 4096,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = unlikely,
 ) -> list[tuple[FloatArray, FloatArray]]:
     """Layers (weight, bias) of a perceptron that gives its probability to the classes due.
 
@@ -345,6 +374,7 @@ def fit(
         seed: of start and order.
         epochs: passes.
         batch: rows a step.
+        loss_of: (B,) losses of scores (B, classes) where these are due (B, classes).
     """
     torch.manual_seed(seed)
     mean, spread = rows.mean(0), rows.std(0) + 1e-2
@@ -367,9 +397,7 @@ def fit(
         order = torch.randperm(len(x))
         for k in range(len(x) // batch):
             pick = order[k * batch : (k + 1) * batch]
-            chances = torch.softmax(net(x[pick]), 1)
-            likely = (chances * y[pick]).sum(1).clamp_min(1e-9)
-            loss = -(likely.log() * w[pick]).mean()
+            loss = (loss_of(net(x[pick]), y[pick]) * w[pick]).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -68,6 +68,34 @@ def coloured_noise(rng: np.random.Generator, n_samples: int, slope: float) -> ND
     return np.asarray(noise / max(float(np.sqrt(np.mean(noise**2))), 1e-12))
 
 
+def degrade(rng: np.random.Generator, clean: FloatArray, sample_rate: int) -> FloatArray:
+    """Record `clean` from afar: about half of the time in a room, over a phone, in noise, each.
+
+    The room is about as loud as the direct sound. Some players use an echo.
+
+    Returns: (n_samples,) float32, not delayed, within +-1.
+    """
+    x = clean.astype(np.float64)
+    if rng.random() < 0.2:
+        delay, gain = round(float(rng.uniform(0.12, 0.6)) * sample_rate), rng.uniform(0.1, 0.7)
+        comb = np.zeros(delay + 1)
+        comb[[0, -1]] = 1.0, -gain
+        x = signal.lfilter([1.0], comb, x)
+    if rng.random() < 0.5:
+        wet = 10 ** (rng.uniform(-4, 3) / 10)
+        tail = room_response(rng, sample_rate, float(rng.uniform(0.2, 0.8)), wet)
+        x = signal.oaconvolve(x, tail)[: len(x)]
+    if rng.random() < 0.5:
+        band = (rng.uniform(200, 400), rng.uniform(3000, 3800))
+        sos = signal.butter(2, band, "bandpass", fs=sample_rate, output="sos")
+        x = signal.sosfilt(sos, x)
+    if rng.random() < 0.6:
+        noise = coloured_noise(rng, len(x), float(rng.uniform(0.0, 2.0)))
+        x += np.sqrt(np.mean(x**2)) * 10 ** (-rng.uniform(13, 35) / 20) * noise
+    peak = 10 ** (rng.uniform(-20, -1) / 20)
+    return (x * peak / max(float(np.abs(x).max()), 1e-9)).astype(np.float32)
+
+
 def disturb(
     rng: np.random.Generator, clean: FloatArray, sample_rate: int
 ) -> tuple[FloatArray, dict[str, Any]]:

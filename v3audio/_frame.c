@@ -30,7 +30,7 @@ typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4)));
 EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 
-EXPORT int version(void) { return 2; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 3; } /* of the functions below; see `compiled.VERSION` */
 
 EXPORT int has_avx2(void)
 {
@@ -928,6 +928,38 @@ EXPORT void perceptron(int n_layers, const int32_t *sizes, const float *weights,
     }
 }
 
+/* `notes._dearest_path`: n_frames of evidence for n_states, the price of a change; score begins
+ * with the first frame's evidence; stay: room for as many as there is evidence. */
+EXPORT void dearest_path(int n_frames, int n_states, const float *evidence, float price,
+                         double *score, uint8_t *stay, int64_t *path)
+{
+    int64_t state = 0;
+    for (int t = 1; t <= n_frames; t++) {
+        int64_t top = 0;
+        for (int s = 1; s < n_states; s++)
+            top = score[s] > score[top] ? s : top;
+        state = top;
+        if (t == n_frames)
+            break;
+        path[t] = top;
+        evidence += n_states;
+        stay += n_states;
+        const double arrive = score[top] - price;
+        for (int s = 0; s < n_states; s++) {
+            stay[s] = score[s] >= arrive;
+            score[s] = (score[s] >= arrive ? score[s] : arrive) + evidence[s];
+        }
+    }
+    for (int t = n_frames - 1; t > 0; t--, stay -= n_states) {
+        const int64_t from = path[t];
+        path[t] = state;
+        state = stay[state] ? state : from;
+    }
+    path[0] = state;
+}
+
+typedef double precise __attribute__((vector_size(32), aligned(8)));
+
 /* `streaming.StreamingResampler._outputs`: n of them, the first at x[at] and in this phase of `up`,
  * and each `down` phases later. Each is summed in the same order, whatever stands beside it. */
 EXPORT void resample(int up, int down, int width, const double *bank, const double *x, float *y,
@@ -935,18 +967,22 @@ EXPORT void resample(int up, int down, int width, const double *bank, const doub
 {
     for (int m = 0; m < n; m++) {
         const double *taps = bank + phase * width, *own = x + at;
-        double sums[8] = {0}, sum = 0;
+        precise sums[4] = {{0}};
+        double sum = 0;
         int k = 0;
-        for (; k + 8 <= width; k += 8)
-            for (int i = 0; i < 8; i++)
-                sums[i] += taps[k + i] * own[k + i];
+        for (; k + 16 <= width; k += 16)
+            for (int i = 0; i < 4; i++)
+                sums[i] += *(const precise *)(taps + k + 4 * i) * *(const precise *)(own + k + 4 * i);
+        for (; k + 4 <= width; k += 4)
+            sums[0] += *(const precise *)(taps + k) * *(const precise *)(own + k);
         for (; k < width; k++)
             sum += taps[k] * own[k];
-        for (int i = 0; i < 8; i++)
-            sum += sums[i];
+        sums[0] += sums[1] + sums[2] + sums[3];
+        for (int i = 0; i < 4; i++)
+            sum += sums[0][i];
         y[m] = (float)sum;
         phase += down;
-        at += phase / up;
-        phase %= up;
+        for (; phase >= up; phase -= up)
+            at++;
     }
 }

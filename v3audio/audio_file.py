@@ -301,7 +301,7 @@ def _repaired(info: AudioInfo) -> Iterator[Samples]:
             block = np.where(finite, block, np.float32(0))
         # each channel is limited before the mean, which could otherwise overflow on absurd values
         block = np.clip(block * np.float32(gain), -1.0, 1.0)
-        yield block.mean(axis=1, dtype=np.float32)
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
     if n_bad:
         log.warning("%s: %d samples are NaN or infinite, taken as silence", info.path, n_bad)
 

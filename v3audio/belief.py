@@ -70,7 +70,7 @@ class NoteBelief:
     """
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
-        self._layers = _load(weights)
+        self._layers = load_layers(weights)
         self._tables = t = _tables()
         g = Geometry()
         self._mass = np.empty((_N_BACK, g.n_positions + 1), np.float32)  # cumulated, newest first
@@ -327,7 +327,7 @@ def _tables() -> _Tables:
     )
 
 
-def _load(path: Path) -> tuple[tuple[FloatArray, FloatArray], ...]:
+def load_layers(path: Path) -> tuple[tuple[FloatArray, FloatArray], ...]:
     """Layers (weight (n_in, n_out), bias (n_out,)) of a weights file."""
     with np.load(path) as data:
         n = len(data.files) // 2

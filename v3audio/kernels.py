@@ -70,7 +70,7 @@ def wide_bands(bands: list[Band]) -> list[Band]:
     wide: list[Band] = []
     for n_fft, same in itertools.groupby(bands, lambda band: band.n_fft):
         left = list(same)
-        for some in (left[k : k + 4] for k in range(0, len(left), 4)):
+        for some in (left[k : k + 8] for k in range(0, len(left), 8)):
             low = min(band.low for band in some)
             high = max(band.low + len(band.kernel) for band in some)
             columns = [

@@ -123,7 +123,7 @@ class LiveHearing:
         else:
             numbers, self._position, self._views = self._in_numpy(self._window[None])
             self._numbers = numbers[0]
-        level_db, onset, periodicity, pitch_midi, confidence, brief_db, _ = self._numbers.tolist()
+        level_db, onset, periodicity, pitch_midi, confidence, brief_db = self._numbers[:6].tolist()
         views = self._views[0, :, _BELOW : _BELOW + self._geometry.n_bins]
         return FrameNotes(
             level_db, onset, periodicity, pitch_midi, confidence, None, self._position[0], views,
@@ -158,6 +158,8 @@ class LiveHearing:
             )  # fmt: skip
         else:
             numbers, position, views = self._in_numpy(windows)
+            lag = views[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
+            numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
         note_probs, code = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
@@ -169,7 +171,7 @@ class LiveHearing:
         )  # fmt: skip
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """`hear` of `_frame.c`: numbers (T, 6), positions (T, P), views with zeros around."""
+        """`hear` of `_frame.c`, without the fine pitch."""
         g = self._geometry
         views, energy = self._front_end(windows)
         position = self._content(views)
@@ -181,10 +183,9 @@ class LiveHearing:
         bins = np.rint(where).astype(np.intp)[:, None] + np.arange(-1, 2)
         lag = np.take_along_axis(views[:, 2], _BELOW + bins.clip(0, g.n_bins - 1), 1)
         pitch_midi = g.midi_low + where / g.bins_per_semitone
-        fine_midi = fine_pitch(views[:, 2, _BELOW : _BELOW + g.n_bins], pitch_midi, g)
         numbers = np.stack((
             _level_db(energy, LEVEL_SAMPLES), self._attack(windows), lag.max(1), pitch_midi,
-            confidence, _level_db(energy, BRIEF_SAMPLES), fine_midi,
+            confidence, _level_db(energy, BRIEF_SAMPLES),
         ), 1)  # fmt: skip
         return numbers.astype(np.float32), position, views
 
@@ -193,9 +194,14 @@ class _FrontEnd:
     """`features.FrontEnd`."""
 
     def __init__(self, g: Geometry) -> None:
-        self._geometry, self._groups = g, lag_groups(g)
+        self._geometry, self._groups = g, lag_groups(g)[::-1]  # long lags, low bins, first
         self._bands = spectral_bands(g)
         self._wide = [wide_bands(bands) for bands in self._bands]
+        # A bin's energy: the newest n samples, and the n that begin a lag with a fraction earlier.
+        lags = [np.arange(x.reach + 1) @ x.linear.astype(np.float64) for x in self._groups]
+        n = [np.full(len(x), group.window) for x, group in zip(lags, self._groups, strict=True)]
+        share, lag = np.modf(np.concatenate(lags))
+        self._energies = np.concatenate(n), lag.astype(np.intp), share
 
     def __call__(self, windows: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
         """Views (T, 3, F) between zeros, and the energy of the newest 0..n samples, (T, n + 1)."""
@@ -215,15 +221,15 @@ class _FrontEnd:
         energy = np.zeros((len(windows), g.window_length + 1))
         np.cumsum(np.square(windows[:, ::-1], dtype=np.float64), 1, out=energy[:, 1:])
         found = []
-        for n, reach, n_fft, sinc, linear in self._groups:
-            past = np.fft.rfft(windows[:, -n - reach :], n_fft)
-            now = np.fft.rfft(windows[:, -n:], n_fft)
-            # index `reach - l` of the circular correlation holds sum x[n] x[n - l]
-            products = np.fft.irfft(past * now.conj(), n_fft)[:, reach::-1]
-            older = energy[:, n : n + reach + 1] - energy[:, : reach + 1]
-            both = older[:, :1] + older @ linear + 2 * n * SILENCE_POWER
-            found.append(2 * products @ sinc / both)
-        inner[:, 2] = np.concatenate(found[::-1], 1).clip(0, 1)  # long lags, low bins, first
+        for n, reach, _, sinc, _ in self._groups:
+            # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
+            products = [np.correlate(x[-n - reach :], x[-n:])[::-1] for x in windows]
+            found.append(2 * np.array(products) @ sinc)
+        span, lag, share = self._energies
+        older = energy[:, lag + span] - energy[:, lag]
+        before = energy[:, lag + span + 1] - energy[:, lag + 1]
+        both = energy[:, span] + older + share * (before - older) + 2 * span * SILENCE_POWER
+        inner[:, 2] = (np.concatenate(found, 1) / both).clip(0, 1)
         return views, energy
 
     def record(self) -> ctypes.Structure:
@@ -240,25 +246,24 @@ class _FrontEnd:
             laid[: len(kernel), 1, : kernel.shape[1]] = kernel.imag
             kernels.append(laid.ravel())
             heads.append((starts[n_fft] + low, len(laid)))
-        groups, lags, shares, weights = [], [], [], []
-        for group in self._groups[::-1]:  # low bins first
+        groups, firsts, weights = [], [], []
+        for group in self._groups:
             taps = group.sinc != 0
             groups.append((group.window, np.argmax(taps.any(1)), group.reach + 1, taps.shape[1]))
-            energy_at = np.arange(group.reach + 1) @ group.linear.astype(np.float64)
-            for lag, column in zip(energy_at, group.sinc.T, strict=True):
-                first = int(np.flatnonzero(column)[0])
-                lags.append((first, int(lag)))
-                shares.append(lag - int(lag))
-                weights.append(np.resize(column[first:], compiled.PAD))
-                weights[-1][len(column) - first :] = 0
+            for column in group.sinc.T:
+                firsts.append(int(np.flatnonzero(column)[0]))
+                weights.append(np.resize(column[firsts[-1] :], compiled.PAD))
+                weights[-1][len(column) - firsts[-1] :] = 0
+        _, lag, share = self._energies
         n_energies = max(2 * group.reach for group in self._groups) + 2
         return compiled.record(
             g.window_length, g.n_bins, len(sizes), len(both), len(groups),
             min(max(n_energies, LEVEL_SAMPLES), g.window_length), LEVEL_SAMPLES, BRIEF_SAMPLES,
             SILENCE_POWER, np.array(list(zip(sizes, used, strict=True)), np.int32),
             np.concatenate([turn(n) for n in sizes]), np.array(heads, np.int32),
-            np.concatenate(kernels), np.array(groups, np.int32), np.array(lags, np.int32),
-            np.array(shares, np.float32), np.array(weights, np.float32),
+            np.concatenate(kernels), np.array(groups, np.int32),
+            np.stack((firsts, lag), 1).astype(np.int32), share.astype(np.float32),
+            np.array(weights, np.float32),
         )  # fmt: skip
 
 
@@ -326,22 +331,25 @@ class _ContentHead:
         g = self._geometry
         n_taps = self._taps.shape[2] - 1
         around = views[:, :, self._first_tap : self._first_tap + g.n_bins + n_taps - 1]
-        near = sliding_window_view(around, g.n_bins, 2)  # (T, views, taps, F)
+        near = np.ascontiguousarray(sliding_window_view(around, g.n_bins, 2))  # (T, views, taps, F)
         seen = np.maximum(self._taps[:, :, :-1] @ near + self._taps[:, :, -1:], 0)
         seen -= seen.mean(3, keepdims=True)
         spectra = np.fft.rfft(seen.reshape(len(views), -1, g.n_bins), self._n_fft)
-        total = np.einsum("tck,ck->tk", spectra, self._kernel_32)
+        total = (spectra * self._kernel_32).sum(1)
         score = np.fft.irfft(total, self._n_fft)[:, : g.n_positions]
         if len(self._entry):
-            near = sliding_window_view(np.pad(views, ((0, 0), (0, 0), (1, 1))), 3, 2).max(3)
-            near[:, :, :_BELOW] = near[:, :, _BELOW + g.n_bins :] = 0
+            near = np.zeros_like(views)
+            here = slice(_BELOW, _BELOW + g.n_bins)
+            beside = np.maximum(views[:, :, :-2], views[:, :, 2:])[:, :, _BELOW - 1 :]
+            np.maximum(views[:, :, here], beside[:, :, : g.n_bins], out=near[:, :, here])
             partials = near[:, :, self._places].reshape(len(views), -1, g.n_positions)
-            y = self._entry[:, :-1] @ partials + self._entry[:, -1:]
-            first, *powers = self._weigh[:, :, None]
-            sums, square = np.zeros_like(y), np.square(y) - 1
-            for weigh in powers[::-1]:
-                sums = (sums + weigh) * square
-            score = score + (sums + first * y).sum(1)
+            y = self._entry[:, :-1] @ partials
+            y += self._entry[:, -1:]
+            power = square = np.square(y) - 1
+            score = score + self._weigh[0] @ y
+            for weigh in self._weigh[1:]:
+                score += weigh @ power
+                power = power * square
         score = score - score.mean(1, keepdims=True)
         score *= self._gain / (score.std(1, ddof=1, keepdims=True) + 1e-5)
         position = np.exp(score - score.max(1, keepdims=True))
@@ -509,7 +517,7 @@ def _fits(config: ModelConfig) -> bool:
     reach = max(g.n_bins + KERNEL_BELOW, g.n_positions + KERNEL_ABOVE)
     width = N_VIEWS * (_BELOW + g.n_bins + _ABOVE)
     n = g.window_length
-    return reach <= 512 and max(width, n) <= compiled.MOST and n.bit_count() == 1
+    return reach <= 512 and max(width, 2 * n) <= compiled.MOST and n.bit_count() == 1
 
 
 def _strided(windows: FloatArray) -> FloatArray:

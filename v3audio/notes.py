@@ -15,6 +15,7 @@ Velocity (both): `velocity_from_level`, a fixed monotone map of the attack's lev
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from v3audio import belief
+from v3audio import belief, compiled, onsets
 from v3audio.belief import NOTHING, REPEAT, NoteBelief, Sounding, note_named
 
 FloatArray = NDArray[np.floating]
@@ -230,10 +231,9 @@ class TrackerConfig:
     # -- Files: which note sounds. Evidence in nats per 10 ms.
     prob_mix: float = 0.3  # weight of note_probs against the fine pitch
     evidence_floor: float = 0.02  # a frame may speak against a note by a factor of 50 at most
-    voiced_gain: float = 2.0  # for sound against silence when voicing is plain
-    switch_nats: float = 9.0  # price of a change of note: about 30 ms of plain evidence each way
-    onset_discount: float = 0.5  # part of the price an attack takes off
-    onset_full_db: float = 4.0  # onset strength that earns the whole discount
+    voiced_gain: float = 2.0  # for sound against silence when that is plain...
+    plain_odds: float = 2.0  # ...at these log odds (`v3audio.onsets`)
+    switch_nats: float = 10.0  # price of a change of note: about 30 ms of plain evidence each way
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer.
     flicker_ms: float = 90.0
@@ -251,26 +251,15 @@ class TrackerConfig:
     vibrato_half_ms: float = 140.0
     min_note_ms: float = 70.0
 
-    # -- Files: where it begins. The pitch becomes certain up to this long (plus so many periods)
-    # after the attack; without an attack, typically `legato_delay_ms` after the change.
-    lookback_ms: float = 50.0
+    # -- Files: where it begins. Chance of an onset (`v3audio.onsets`) from which on a held pitch is
+    # a repeated note, and a new pitch began there. The pitch becomes certain up to `lookback_ms`
+    # (plus so many periods) after the onset; without one, typically `legato_delay_ms` after it.
+    repeat_chance: float = 0.4
+    onset_chance: float = 0.1
+    lookback_ms: float = 120.0
     lookback_periods: float = 4.0
     legato_delay_ms: float = 30.0
-    boundary_score_db: float = 7.0  # attack score that marks where a new pitch began
-    # Out of silence the onset is where the level comes within so much of what it reaches in so
-    # long: annotators put it at the vowel, not at the consonant before.
-    attack_window_ms: float = 120.0
-    attack_depth_db: float = 10.0
-    # Between a note that was cut and a burst so much later the note begins halfway.
-    burst_wait_ms: float = 50.0
-    # Sung notes: how far from the consonant to the first sure pitch the note begins.
-    vowel_from_midi: int = 40
-    vowel_share: float = 0.67
-    vowel_max_ms: float = 60.0  # longer, and it is no consonant
-    # A tail holds its pitch under the next note: that one began where the aperiodic share of the
-    # sound rose so far above what it was in the note before.
-    breach_db: float = 6.0
-    breach_ms: float = 200.0  # at most so long before the new pitch is plain
+    attack_window_ms: float = 120.0  # in which the velocity is read
 
 
 def velocity_from_level(level_db: float) -> int:
@@ -724,10 +713,10 @@ class NoteTracker:
 
 
 class _Attack(NamedTuple):
-    """A place that looks like an attack: `frame` where it stands, `score_db` how clear it is."""
+    """A place that looks like an onset: `frame` where it stands, `chance` how likely it is one."""
 
     frame: int
-    score_db: float
+    chance: float
 
 
 def decode_notes(
@@ -735,11 +724,10 @@ def decode_notes(
 ) -> list[Note]:
     """Notes of a whole recording, with look-ahead.
 
+    What is learned (`v3audio.onsets`) says in which frames a note begins, and in which one sounds.
     A Viterbi path over the 128 notes and silence says which note sounds when; changing costs
-    evidence, less so near an attack, which removes octave flicker and vibrato. Attacks then split
-    repeated notes; scoops, falls and glides go to the notes they lead to or from; attacks, and
-    where the sound of the note before is broken, say where each note began, and the level where it
-    ended.
+    evidence, which removes octave flicker and vibrato. Onsets then split repeated notes and say
+    where the others began; scoops, falls and glides go to the notes they lead to or from.
 
     Args:
         heard: T frames, frame k ending at (k + 1) * hop_s. Non-finite values are read as silence.
@@ -762,20 +750,19 @@ def decode_notes(
     pitch = np.nan_to_num(np.asarray(heard.pitch_midi, dtype=np.float64))
     confidence = np.clip(np.nan_to_num(np.asarray(heard.confidence, dtype=np.float64)), 0.0, 1.0)
     periodicity = np.clip(np.nan_to_num(np.asarray(heard.periodicity, dtype=np.float64)), 0.0, 1.0)
-    excess = np.maximum(onset - np.median(onset), 0.0)
 
     def frames(ms: float) -> int:
         return max(1, round(ms / (1000.0 * hop_s)))
 
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
     gate_db = file_gate_db(level, c)
-    voicing = np.where(_rumbles(pitch, frames, c), 0.0, 0.5 * (periodicity + confidence))
-    path = _note_path(heard, pitch, voicing, held - gate_db, excess, hop_s, c)
-    crest = _max_ahead(held, frames(20.0))
-    steady = np.where(path < c.ripple_below_midi, crest, level)
-    noise = 10.0 * np.log10(1.003 - periodicity)
-    cues = _Cues(level, held, steady, excess, periodicity, noise, gate_db)
-    attacks = _find_attacks(cues, frames, c)
+    begins, chance, sounds = onsets.hear(
+        level, onset, periodicity, pitch, confidence, gate_db, hop_s
+    )
+    sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
+    path = _note_path(heard, pitch, sounds, held - gate_db, hop_s, c)
+    begins[chance < c.onset_chance] = 0.0
+    attacks = [_Attack(k, float(chance[k])) for k in _peaks(begins, frames(50.0), 1e-3)]
     pieces = _split_repeats(_pieces(path), attacks, frames, c)
     folded = pitch - 12.0 * np.round((pitch - path) / 12.0)  # an octave slip still tells the cents
     fine = np.where((path < N_NOTES) & (np.abs(folded - path) < 1.5), folded, np.nan)
@@ -783,19 +770,7 @@ def decode_notes(
     pieces = _absorb_scoops(pieces, fine, attacks, frames, c)
     pieces = _join_vibrato(pieces, fine, attacks, frames, c)
     pieces = _drop_flicker(pieces, frames, c)
-    return _to_notes(pieces, cues, pitch, fine, confidence, attacks, frames, hop_s, c)
-
-
-class _Cues(NamedTuple):
-    """What tells where notes begin and end, one value a frame."""
-
-    level: FloatArray  # dBFS
-    held: FloatArray  # its maximum of the last 20 ms
-    steady: FloatArray  # the level, for low notes its crest
-    excess: FloatArray  # onset strength above its usual value, dB
-    periodicity: FloatArray
-    noise: FloatArray  # the aperiodic share of the sound, dB: -25 or more
-    gate_db: float
+    return _to_notes(pieces, level, held, gate_db, fine, confidence, attacks, frames, hop_s, c)
 
 
 def _rumbles(pitch: FloatArray, frames: _Frames, c: TrackerConfig) -> NDArray[np.bool_]:
@@ -838,9 +813,8 @@ def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:
 def _note_path(
     heard: HeardArrays,
     pitch: FloatArray,
-    voicing: FloatArray,
+    sounds: FloatArray,
     above_gate_db: FloatArray,
-    excess: FloatArray,
     hop_s: float,
     c: TrackerConfig,
 ) -> NDArray[np.int64]:
@@ -851,7 +825,7 @@ def _note_path(
     """
     n_frames = len(pitch)
     sounding = np.minimum(
-        np.clip((voicing - c.voiced_on) / 0.15, -1.0, 1.0),
+        np.clip(sounds / c.plain_odds, -1.0, 1.0),
         np.clip(above_gate_db / 3.0, -1.0, 1.0),
     )
     path = np.full(n_frames, N_NOTES, dtype=np.int64)
@@ -861,41 +835,45 @@ def _note_path(
     spans = pitch[sounding > 0.0]
     low = int(np.clip(np.floor(spans.min()) - 1, 0, N_NOTES - 1))
     high = int(np.clip(np.ceil(spans.max()) + 2, low + 1, N_NOTES))
-    probs = np.nan_to_num(np.asarray(heard.note_probs[:, low:high], dtype=np.float64))
-    distance = np.arange(low, high) - pitch[:, None]
-    near = np.exp(-2.0 * distance**2)  # Gaussian of half a semitone around the fine pitch
-    near /= near.sum(1, keepdims=True) + 1e-9
-    mixed = c.prob_mix * probs + (1.0 - c.prob_mix) * near
+    evidence = np.zeros((n_frames, high - low + 1), np.float32)  # in place: memory is what it costs
+    mixed = evidence[:, :-1]
+    np.subtract(np.arange(low, high), pitch[:, None], out=mixed, casting="same_kind")
+    mixed *= mixed
+    mixed *= -2.0  # Gaussian of half a semitone around the fine pitch
+    np.exp(mixed, out=mixed)
+    mixed *= (1.0 - c.prob_mix) / (mixed.sum(1, keepdims=True) + 1e-9)
+    mixed += c.prob_mix * np.nan_to_num(np.asarray(heard.note_probs[:, low:high], np.float32))
     mixed /= mixed.max(1, keepdims=True) + 1e-9
-    evidence = np.zeros((n_frames, high - low + 1))
-    evidence[:, :-1] = np.log(np.maximum(mixed, c.evidence_floor))
-    evidence[:, :-1] += c.voiced_gain * sounding[:, None]
+    np.maximum(mixed, c.evidence_floor, out=mixed)
+    np.log(mixed, out=mixed)
+    mixed += c.voiced_gain * sounding[:, None].astype(np.float32)
     evidence *= hop_s / 0.01  # so that the hop does not change the balance with the price
-    recent_onset = _max_back(excess, max(1, round(0.08 / hop_s)))  # the pitch follows the attack
-    price = c.switch_nats * (
-        1.0 - c.onset_discount * np.clip(recent_onset / c.onset_full_db, 0.0, 1.0)
-    )
-
-    score = evidence[0].copy()
-    stay = np.zeros(evidence.shape, dtype=bool)
-    best = np.zeros(n_frames, dtype=np.int64)
-    for t in range(1, n_frames):
-        top = score.argmax()
-        arrive = score[top] - price[t]
-        np.greater_equal(score, arrive, out=stay[t])
-        best[t] = top
-        np.maximum(score, arrive, out=score)
-        score += evidence[t]
-    state = int(score.argmax())
-    silence = high - low
-    path[-1] = state
-    for t in range(n_frames - 1, 0, -1):
-        if not stay[t, state]:
-            state = int(best[t])
-        path[t - 1] = state
-    silent = path == silence
+    path = _dearest_path(evidence, c.switch_nats)
+    silent = path == high - low
     path += low
     path[silent] = N_NOTES
+    return path
+
+
+def _dearest_path(evidence: NDArray[np.float32], price: float) -> NDArray[np.int64]:
+    """The states (T,) whose evidence (T, S), less a price for each change, adds up to most."""
+    n_frames, n_states = evidence.shape
+    score = evidence[0].astype(np.float64)
+    stay = np.zeros(evidence.shape, dtype=bool)
+    path = np.zeros(n_frames, dtype=np.int64)  # while going forth: where a change comes from
+    if run := compiled.bind("dearest_path", n_frames, n_states, evidence, price, score, stay, path):
+        run()
+        return path
+    for t in range(1, n_frames):
+        path[t] = top = score.argmax()
+        arrive = score[top] - price
+        np.greater_equal(score, arrive, out=stay[t])
+        np.maximum(score, arrive, out=score)
+        score += evidence[t]
+    state = score.argmax()
+    for t in range(n_frames - 1, 0, -1):
+        path[t], state = state, state if stay[t, state] else path[t]
+    path[0] = state
     return path
 
 
@@ -908,26 +886,6 @@ def _pieces(path: NDArray[np.int64]) -> list[_Piece]:
     return [(a, b, int(path[a])) for a, b in pairwise(edges)]
 
 
-def _find_attacks(cues: _Cues, frames: _Frames, c: TrackerConfig) -> list[_Attack]:
-    """Every place that looks like an attack, in order of time.
-
-    A re-bowed or re-tongued note shows a short fall and a rise, a plucked one only a rise and a
-    burst of onset strength, a soft one little of either: the score adds the three, each capped so
-    that none decides alone.
-    """
-    level = cues.steady
-    fall = _max_back(level, frames(70.0)) - level
-    rise = _max_ahead(level, frames(50.0)) - level
-    later = _max_ahead(level, frames(150.0)) - level  # slow bows rise late
-    burst = _max_ahead(cues.excess, frames(60.0))
-    score = np.minimum(fall, 8.0) + np.minimum(rise, 20.0) + np.minimum(burst, 8.0)
-    score[later < c.attack_rise_db] = 0.0
-    return [
-        _Attack(_place_attack(cues, peak, frames, c), float(score[peak]))
-        for peak in _peaks(score, frames(50.0), c.boundary_score_db)
-    ]
-
-
 def _peaks(x: FloatArray, near: int, least: float) -> list[int]:
     """Where x is at least `least` and nothing so near is greater; the first of a plateau."""
     top = (x >= least) & (x >= _max_back(x, near)) & (x >= _max_ahead(x, near))
@@ -936,39 +894,6 @@ def _peaks(x: FloatArray, near: int, least: float) -> list[int]:
         if not found or peak - found[-1] > near:
             found.append(int(peak))
     return found
-
-
-def _place_attack(cues: _Cues, peak: int, frames: _Frames, c: TrackerConfig) -> int:
-    """Frame in which the new note begins, near a peak of the attack score."""
-    level = cues.steady
-    first, last = max(0, peak - frames(60.0)), min(len(level), peak + frames(70.0))
-    low = first + int(level[first:last].argmin())
-    floor_db = level[low]
-    reached = level[low : peak + frames(c.attack_window_ms)].max()
-    at = low
-    if floor_db < cues.gate_db:
-        # Out of silence: where the level comes near what the attack reaches, so that a breath, a
-        # bow that lands or a consonant before the note does not count.
-        target = max(cues.gate_db - 3.0, floor_db + 6.0, reached - c.attack_depth_db)
-        last = min(len(level), peak + frames(140.0))
-        while at < last and level[at] < min(target, reached):
-            at += 1
-        return at
-    if _max_back(level[first : low + 1], frames(70.0))[-1] - floor_db >= 5.0:
-        # The old note was cut: the new one begins where the fall ends, however slowly it rises.
-        while at > first and level[at - 1] <= floor_db + 2.0:
-            at -= 1
-        cut = max(0, at - frames(10.0))
-        # A consonant may stand between: then the note begins somewhere between fall and burst.
-        soon, late = cut + frames(c.burst_wait_ms), cut + frames(150.0)
-        if soon < min(late, len(level)):
-            burst = soon + int(cues.excess[soon:late].argmax())
-            if cues.excess[burst] >= 3.0:
-                return (cut + burst) // 2
-        return cut
-    while at + 1 < last and level[at + 1] <= floor_db + 2.0:
-        at += 1
-    return min(at + 1, len(level) - 1)
 
 
 def _lookback_ms(note: int, c: TrackerConfig) -> float:
@@ -986,19 +911,25 @@ def _split_repeats(
         if note < N_NOTES:
             following = pieces[i + 1][2] if i + 1 < len(pieces) else N_NOTES
             tail = gap if following == N_NOTES else max(gap, frames(_lookback_ms(following, c)))
-            for at, score_db in attacks:
-                if score_db < c.attack_score_db or not start + gap <= at < end - tail:
-                    continue
-                split.append((start, at, note))
-                start = at
+            for at, chance in _between(attacks, start + gap, end - tail - 1):
+                if chance >= c.repeat_chance and at >= start + gap:
+                    split.append((start, at, note))
+                    start = at
         split.append((start, end, note))
     return split
 
 
 def _median_pitch(fine: FloatArray, piece: _Piece) -> float:
     values = fine[piece[0] : piece[1]]
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else float(piece[2])
+    values = np.sort(values[np.isfinite(values)])  # numpy's median takes five times as long
+    n = len(values)
+    return float(values[(n - 1) // 2] + values[n // 2]) / 2 if n else float(piece[2])
+
+
+def _between(attacks: list[_Attack], first: int, last: int) -> list[_Attack]:
+    """Those in frames first..last."""
+    start = bisect_left(attacks, _Attack(first, 0.0))
+    return attacks[start : bisect_left(attacks, _Attack(last + 1, 0.0))]
 
 
 def _attacked(
@@ -1006,7 +937,7 @@ def _attacked(
 ) -> bool:
     """Whether the change of pitch at `edge` came with an attack after that of the piece before."""
     first, last = max(edge - frames(100.0), before[0] + frames(20.0)), edge + frames(20.0)
-    return any(first <= k.frame <= last and k.score_db >= 0.8 * c.attack_score_db for k in attacks)
+    return any(k.chance >= c.repeat_chance for k in _between(attacks, first, last))
 
 
 def _dissolve_glides(
@@ -1183,8 +1114,9 @@ def _is_hum(level: FloatArray, c: TrackerConfig) -> bool:
 
 def _to_notes(
     pieces: list[_Piece],
-    cues: _Cues,
-    pitch: FloatArray,
+    level: FloatArray,
+    held: FloatArray,
+    gate_db: float,
     fine: FloatArray,
     confidence: FloatArray,
     attacks: list[_Attack],
@@ -1192,41 +1124,25 @@ def _to_notes(
     hop_s: float,
     c: TrackerConfig,
 ) -> list[Note]:
-    """Place each piece's attack and end, and measure it."""
+    """Place each piece's onset and end, and measure it."""
     notes: list[Note] = []
-    level, gate_db = cues.level, cues.gate_db
     earliest = 0  # no note begins before the one before it has had its minimum length
     for i, piece in enumerate(pieces):
         start, end, note = piece
         if note == N_NOTES:
             continue
         back = frames(_lookback_ms(note, c))
-        near = [
-            k
-            for k in attacks
-            if max(earliest, start - back) <= k.frame <= start + frames(30.0) and k.frame < end
-        ]
-        attack = max(near, key=lambda k: k.score_db) if near else None
-        before = pieces[i - 1] if i else (0, 0, N_NOTES)
-        if attack:
-            begin = attack.frame
-        elif before[2] < N_NOTES:
+        last = min(start + frames(30.0), end - 1)
+        near = _between(attacks, max(earliest, start - back), last)
+        begin = start
+        if near:
+            begin = max(near, key=lambda k: k.chance).frame
+        elif i and pieces[i - 1][2] < N_NOTES:
             begin = max(earliest, start - frames(c.legato_delay_ms))
-        else:
-            begin = start
-            lowest = max(earliest, start - frames(80.0))
-            quiet_db = np.percentile(level[max(0, start - frames(200.0)) : start + 1], 25.0) + 3.0
-            floor_db = max(gate_db, min(quiet_db, level[start] - 6.0), level[start] - 15.0)
-            while begin > lowest and level[begin - 1] > floor_db:
-                begin -= 1
-        if before[2] == N_NOTES:
-            begin = _vowel(cues, pitch, piece, begin, frames, c)
-        elif before[2] != note and (attack is None or attack.score_db < c.attack_score_db):
-            begin = max(earliest, min(begin, _breach(cues.noise, before, start, frames, c)))
         begin = min(begin, end - 1)
         earliest = begin + frames(c.min_gap_ms)
         top = begin + int(level[begin:end].argmax())
-        faded = np.flatnonzero(cues.held[top:end] < max(level[top] - c.release_db, gate_db - 3.0))
+        faded = np.flatnonzero(held[top:end] < max(level[top] - c.release_db, gate_db - 3.0))
         stop = top + int(faded[0]) if len(faded) else end
         if (stop - begin) * hop_s * 1000.0 < c.min_note_ms:
             continue
@@ -1248,51 +1164,3 @@ def _to_notes(
             )
         )
     return [n for n in notes if 1000.0 * (n.offset_s - n.onset_s) >= 0.8 * c.min_note_ms]
-
-
-def _vowel(
-    cues: _Cues, pitch: FloatArray, piece: _Piece, begin: int, frames: _Frames, c: TrackerConfig
-) -> int:
-    """Frame in which a note out of silence is heard to begin, if a consonant leads to it.
-
-    Before a consonant's vowel there is sound, no louder, without pitch; a struck string is loudest
-    then. Listeners disagree on where between the two a sung note begins.
-    """
-    _, end, note = piece
-    if note < c.vowel_from_midi:
-        return begin
-    within = slice(begin, min(end, begin + frames(150.0)))
-    folded = pitch[within] - note
-    folded = folded - 12.0 * np.round(folded / 12.0)
-    voiced = np.flatnonzero((cues.periodicity[within] >= 0.8) & (np.abs(folded) <= 2.5))
-    if not len(voiced):
-        return begin
-    at = begin + int(voiced[0])
-    late = at - begin - frames(10.0 + _period_ms(note))  # by which any pitch is late
-    if not 0 < late <= frames(c.vowel_max_ms) or cues.level[at] < cues.level[begin:at].max() - 1.0:
-        return begin
-    return begin + round(c.vowel_share * late)
-
-
-def _breach(
-    noise: FloatArray, before: _Piece, start: int, frames: _Frames, c: TrackerConfig
-) -> int:
-    """Frame in which the sound of the note before was broken, `start` at the latest.
-
-    In a room its tail holds the pitch for a while after the new note began.
-    """
-    first, last, _ = before
-    quarter = (last - first) // 4
-    inside = noise[first + quarter : last - quarter]
-    if not len(inside):
-        return start
-    rough = noise > np.median(inside) + c.breach_db
-    at = start
-    while at > max(first, start - frames(30.0)) and not rough[at]:
-        at -= 1  # the new note may be plain already
-    earliest = max(first + quarter, start - frames(c.breach_ms))
-    if at <= earliest or not rough[at]:
-        return start
-    while at > earliest and rough[max(at - 2, 0) : at].any():
-        at -= 1
-    return at if at > earliest else start

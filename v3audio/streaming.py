@@ -218,16 +218,14 @@ class Framer:
             state: from `init_state` or the previous step.
 
         Returns:
-            (T, window) float32 frames completed by this block (T may be 0), and the state for the
-            next block.
+            (T, window) float32 frames completed by this block (T may be 0), to be read only as they
+            overlap in memory; and the state for the next block.
         """
         held = np.concatenate((state.tail, x)) if len(x) else state.tail
         n_new = max(0, (len(held) - self.window) // self.hop + 1)
         if n_new == 0:
             return np.empty((0, self.window), np.float32), FramerState(held, state.n_frames)
         frames = _windows(held, self.window, self.hop, n_new)
-        if n_new > 1:  # as they overlap
-            frames = frames.copy()
         return frames, FramerState(held[n_new * self.hop :], state.n_frames + n_new)
 
 

@@ -95,6 +95,14 @@ def test_playing_on_the_cpu_never_loads_torch(write_sound: WriteSound, tmp_path:
     assert (tmp_path / "out.wav").exists()
 
 
+def test_transcribing_loads_neither_torch_nor_scipy(
+    write_sound: WriteSound, tmp_path: Path
+) -> None:
+    arguments = ["transcribe", str(write_sound()), "-o", str(tmp_path / "out.json")]
+    subprocess.run([sys.executable, "-c", PROBE, *arguments], check=True, capture_output=True)
+    assert (tmp_path / "out.json").exists()
+
+
 def test_importing_v3audio_loads_nothing_heavy() -> None:
     script = "import sys, v3audio; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -94,6 +94,34 @@ def test_views_and_content_agree_with_the_network(hearing: Hearing, ear: LiveHea
     assert len(n_places) > 10  # the comparison is not of one and the same place
 
 
+def test_frames_of_a_file_are_what_the_network_hears(hearing: Hearing, ear: LiveHearing) -> None:
+    sounding = np.array([x for x in windows() if x.any()])
+    whole, ours = hearing.frames(sounding), ear.frames(sounding)
+    for name, tolerance in (
+        ("level_db", 1e-4), ("onset", 1e-3), ("content", 1e-3), ("note_probs", 1e-3),
+        ("style", 1e-2),
+    ):  # fmt: skip
+        np.testing.assert_allclose(getattr(ours, name), getattr(whole, name), atol=tolerance)
+    best = np.sort(whole.content, 1)
+    sure = best[:, -1] - best[:, -2] > 1e-2
+    np.testing.assert_allclose(ours.fine_midi[sure], whole.fine_midi[sure], atol=1e-2)
+    assert np.mean(ours.code == whole.code) > 0.9
+    assert np.abs(ours.style).max() > 0.1
+    assert ear.frames(sounding, style=False).style.shape == (len(sounding), 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 13])
+def test_frames_do_not_depend_on_how_many_are_heard_at_once(ear: LiveHearing, n: int) -> None:
+    sound = np.concatenate(windows()[2:6])
+    overlapping = np.lib.stride_tricks.sliding_window_view(sound, 2048)[::160]
+    together = ear.frames(overlapping)
+    parts = [ear.frames(overlapping[i : i + n]) for i in range(0, len(overlapping), n)]
+    for i, name in enumerate(together._fields):
+        apart = np.concatenate([part[i] for part in parts])
+        if name != "code":
+            np.testing.assert_allclose(apart, together[i], atol=2e-4, err_msg=name)
+
+
 def test_code_is_the_networks_and_how_far_it_is(hearing: Hearing, ear: LiveHearing) -> None:
     codes = set()
     for x in windows():

@@ -1,0 +1,46 @@
+"""The learned rule of where notes begin: plain notes are plain, however they are asked for."""
+
+import numpy as np
+import pytest
+
+from v3audio import onsets
+
+
+def columns(n, seed=0):
+    rng = np.random.default_rng(seed)
+    sounds = (np.arange(n) // 40) % 2 == 1  # 400 ms on, 400 ms off
+    level = np.where(sounds, -20.0, -75.0) + rng.normal(0, 0.3, n)
+    begins = np.diff(sounds.astype(int), prepend=0) == 1
+    onset = 0.4 + 9.0 * (begins | np.roll(begins, 1)) + rng.uniform(0, 0.2, n)
+    periodicity = np.where(sounds, 0.97, rng.uniform(0.1, 0.5, n))
+    pitch = np.where(sounds, 60.0, rng.uniform(30, 90, n))
+    confidence = np.where(sounds, 0.95, rng.uniform(0.1, 0.5, n))
+    return (level, onset, periodicity, pitch, confidence), begins, sounds
+
+
+def test_plain_notes_are_plain():
+    frames, begins, sounds = columns(800)
+    here, near, odds = onsets.hear(*frames, gate_db=-62.0, hop_s=onsets.HOP_S)
+    for k in np.flatnonzero(begins):
+        assert abs(int(here[k - 5 : k + 6].argmax()) - 5) <= 1 and near[k] > 0.9
+    away = ~np.convolve(begins, np.ones(13), "same").astype(bool)
+    assert near[away].max() < 0.1
+    assert ((odds > 0) == sounds).mean() > 0.95
+
+
+def test_blocks_and_finer_hops_say_the_same(monkeypatch):
+    frames, *_ = columns(500)
+    whole = np.stack(onsets.hear(*frames, gate_db=-62.0, hop_s=onsets.HOP_S))
+    monkeypatch.setattr(onsets, "BLOCK", 64)
+    parts = np.stack(onsets.hear(*frames, gate_db=-62.0, hop_s=onsets.HOP_S))
+    np.testing.assert_allclose(parts, whole, atol=1e-4)
+    finer = [np.repeat(x, 2) for x in frames]
+    twice = np.stack(onsets.hear(*finer, gate_db=-62.0, hop_s=onsets.HOP_S / 2))
+    assert np.abs(twice[1, ::2] - whole[1]).mean() < 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_few_frames(n):
+    frames, *_ = columns(n)
+    for column in onsets.hear(*frames, gate_db=-62.0, hop_s=onsets.HOP_S):
+        assert column.shape == (n,) and np.isfinite(column).all()

@@ -1,0 +1,70 @@
+"""What teaches the file decoder where notes begin and end, and that it has learned it."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from training import file_notes
+from training.clips import SAMPLE_RATE
+from training.live_notes import TrueNote
+from training.rooms import degrade
+from v3audio import belief, hear_file, onsets
+from v3audio.notes import TrackerConfig
+
+
+def test_what_is_due_in_each_frame():
+    rows = file_notes.due(60, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 0] == 1.0), [10, 30])
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 1]), [*range(7, 14), *range(27, 34)])
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), np.arange(10, 50))
+
+
+def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
+    t = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    sound = np.sin(2 * np.pi * 220 * t) * 10 ** (-40 * (t % 1.2) / 20)  # 40 dB a second
+    notes = [TrueNote(0.0, 0.3, 57), TrueNote(0.5, 2.0, 57), TrueNote(1.2, 1.3, 57)]
+    got = file_notes.ended(sound.astype(np.float32), notes)
+    assert [n.onset_s for n in got] == [0.0, 0.5, 1.2]
+    assert [n.offset_s for n in got] == pytest.approx([0.5, 1.2, 1.9], abs=0.03)
+
+
+def test_a_slur_begins_past_the_middle_of_its_glide():
+    time_s = np.linspace(1.0, 1.2, 101)
+    midi = np.interp(time_s, [1.0, 1.1], [60.0, 63.0])
+    assert file_notes._arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
+
+
+def test_far_sound_is_not_delayed_and_never_clips():
+    click = np.zeros(SAMPLE_RATE, np.float32)
+    click[4000] = 1.0
+    for seed in range(8):
+        far = degrade(np.random.default_rng(seed), click, SAMPLE_RATE)
+        assert far.shape == click.shape and np.abs(far).max() <= 1.0
+        assert 4000 <= np.abs(far).argmax() <= 4000 + SAMPLE_RATE // 200
+
+
+def test_voices_never_heard_are_followed_from_afar():
+    right = found = wanted = 0
+    for frames, notes in file_notes.hear(file_notes.voices(2, seed=77), seed=77):
+        got = [n.onset_s for n in hear_file.decode(frames, TrackerConfig())]
+        wanted, found = wanted + len(notes), found + len(got)
+        right += sum(min(abs(n.onset_s - g) for g in got) <= 0.05 for n in notes)
+    assert right / wanted > 0.75
+    assert right / found > 0.7
+
+
+def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
+    out = tmp_path / "onsets.npz"
+    voices = file_notes.voices
+
+    def short(n_clips, seed):
+        return ((sound[:48_000], notes) for sound, notes in voices(n_clips, seed))
+
+    monkeypatch.setattr(file_notes, "voices", short)
+    monkeypatch.setattr(file_notes, "BATCH", 64)
+    monkeypatch.setattr(sys, "argv", ["file_notes", "--n-voices", "2", "-o", str(out)])
+    file_notes.main()
+    shapes = [weight.shape for weight, _ in belief.load_layers(out)]
+    assert shapes == [weight.shape for weight, _ in onsets.shipped()]
+    assert shapes[0][0] == onsets.N_FEATURES
