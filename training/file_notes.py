@@ -8,7 +8,9 @@ from afar (`rooms.degrade`): most through a room as loud as the direct sound, a 
 three. The V3 model hears them as it does a file and is not touched: no label reaches its weights.
 
 A perceptron then learns three numbers a frame: does a note begin here, does one near here, does one
-sound.
+sound. On one core, hearing an hour of sound takes two minutes, learning one. The shipped weights
+came from 220 melodies (`data melodies -n 220`, FluidR3_GM, seed 6), 200 sung phrases (80 of seed 2,
+120 of seed 6) and 200 of single notes (80 of seed 4, 120 of seed 6).
 """
 
 from __future__ import annotations
