@@ -235,9 +235,10 @@ class TrackerConfig:
     plain_odds: float = 2.0  # ...at these log odds (`v3audio.onsets`)
     switch_nats: float = 10.0  # price of a change of note: about 30 ms of plain evidence each way
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
-    # octave up for longer.
+    # octave up for longer, low strings for so many periods more.
     flicker_ms: float = 90.0
     octave_flicker_ms: float = 150.0
+    flicker_periods: float = 4.0
     glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
     # A piece shorter than this that never rests (range of its middle 70 %) or passes slowly into a
     # longer neighbour this near is that one's scoop or fall.
@@ -255,6 +256,10 @@ class TrackerConfig:
     # a repeated note, and a new pitch began there. The pitch becomes certain up to `lookback_ms`
     # (plus so many periods) after the onset; without one, typically `legato_delay_ms` after it.
     repeat_chance: float = 0.4
+    # An attack at least so much softer than its note's, before which the level fell by less than
+    # this, is an echo. Played repeats fall by 7 to 30 dB, few of the softer ones by under 4.
+    echo_softer_db: float = 2.0
+    echo_fall_db: float = 2.5
     onset_chance: float = 0.1
     lookback_ms: float = 120.0
     lookback_periods: float = 4.0
@@ -763,7 +768,7 @@ def decode_notes(
     path = _note_path(heard, pitch, sounds, held - gate_db, hop_s, c)
     begins[chance < c.onset_chance] = 0.0
     attacks = [_Attack(k, float(chance[k])) for k in _peaks(begins, frames(50.0), 1e-3)]
-    pieces = _split_repeats(_pieces(path), attacks, frames, c)
+    pieces = _split_repeats(_pieces(path), attacks, level, frames, c)
     folded = pitch - 12.0 * np.round((pitch - path) / 12.0)  # an octave slip still tells the cents
     fine = np.where((path < N_NOTES) & (np.abs(folded - path) < 1.5), folded, np.nan)
     pieces = _dissolve_glides(pieces, fine, attacks, frames, c)
@@ -902,7 +907,11 @@ def _lookback_ms(note: int, c: TrackerConfig) -> float:
 
 
 def _split_repeats(
-    pieces: list[_Piece], attacks: list[_Attack], frames: _Frames, c: TrackerConfig
+    pieces: list[_Piece],
+    attacks: list[_Attack],
+    level: FloatArray,
+    frames: _Frames,
+    c: TrackerConfig,
 ) -> list[_Piece]:
     """Cut a piece at clear attacks, except near its end: there the next note's attack stands."""
     gap = frames(c.min_gap_ms)
@@ -912,11 +921,24 @@ def _split_repeats(
             following = pieces[i + 1][2] if i + 1 < len(pieces) else N_NOTES
             tail = gap if following == N_NOTES else max(gap, frames(_lookback_ms(following, c)))
             for at, chance in _between(attacks, start + gap, end - tail - 1):
-                if chance >= c.repeat_chance and at >= start + gap:
+                clear = chance >= c.repeat_chance and at >= start + gap
+                if clear and not _is_echo(level, start, at, frames, c):
                     split.append((start, at, note))
                     start = at
         split.append((start, end, note))
     return split
+
+
+def _is_echo(level: FloatArray, start: int, at: int, frames: _Frames, c: TrackerConfig) -> bool:
+    """Whether an attack is softer than the note's own and came over its unbroken sound: a delay's.
+
+    A finger, a bow or a tongue that begins a note anew lets the level fall for a moment first.
+    """
+    softer = level[start : start + frames(120.0)].max() - level[at : at + frames(100.0)].max()
+    middle = max(start, at - frames(60.0))
+    before = level[max(start, at - frames(120.0)) : middle + 1].max()
+    fall = before - level[middle : at + frames(30.0)].min()
+    return bool(softer >= c.echo_softer_db and fall < c.echo_fall_db)
 
 
 def _median_pitch(fine: FloatArray, piece: _Piece) -> float:
@@ -1100,7 +1122,7 @@ def _flicker_ms(first: int, note: int, c: TrackerConfig) -> float:
     """
     if note < c.ripple_below_midi:
         if min(abs(first - note - o) for o in FALSE_STARTS if o >= OVERTONES[0]) <= 1:
-            return c.octave_flicker_ms + 2.0 * _period_ms(note)
+            return c.octave_flicker_ms + c.flicker_periods * _period_ms(note)
     elif abs(first - note) in OVERTONES:
         return c.octave_flicker_ms
     return c.flicker_ms

@@ -213,6 +213,14 @@ def test_repeated_notes_are_split(mode, kind):
         assert abs(a - b) <= (0.035 if mode == "decoded" else 0.08)
 
 
+def test_a_delays_echo_is_no_repeat_but_a_softer_note_is():
+    """An echo comes over sound that nobody stopped; a finger stops the string first."""
+    for dip, want in ((0.0, [64]), (10.0, [64, 64])):
+        take = Take().rest(200).note(64, 400, level=-12, decay_db_s=15, unsure_ms=0)
+        take.note(64, 400, level=-15, decay_db_s=15, burst=6, dip=dip, unsure_ms=0)
+        assert pitches(take.decoded()) == want
+
+
 @BOTH
 def test_a_swell_is_one_note(mode):
     take = Take().rest(200)
