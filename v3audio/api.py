@@ -121,11 +121,17 @@ def transfer(
     mono = as_mono(x)
     engine = engine or Engine(timbre, sample_rate, 4096, model, transpose=transpose, mix=mix)
     sound = open_sound((mono, engine.sample_rate))
-    engine.reset(hear_score(sound, hearing or load_hearing(model, "cpu")))
+    engine.reset(hear_score(sound, hearing or _ear(engine, model)))
     out = engine.process(mono)[0]
     if engine.n_non_finite:
         log.warning("%d samples are NaN or infinite; taken as silence", engine.n_non_finite)
     return out
+
+
+def _ear(engine: Engine, model: Path | str | None) -> HearingPart:
+    """The engine's own hearing, where it can hear a recording too: not every one can on a GPU."""
+    own = engine.hearing
+    return own if isinstance(own, HearingPart) else load_hearing(model, "cpu")
 
 
 def transfer_file(
@@ -169,7 +175,7 @@ def transfer_file(
                 f"{sound.sample_rate} Hz; make an engine for that rate"
             )
         half = progress and (lambda done, n: progress(done // 2, n))
-        engine.reset(hear_score(sound, hearing or load_hearing(model, "cpu"), half))
+        engine.reset(hear_score(sound, hearing or _ear(engine, model), half))
         for block in open_sound(source).blocks:
             writer.write(engine.process(block)[0])
             if progress:

@@ -29,6 +29,7 @@ from v3audio import compiled
 from v3audio.geometry import Geometry
 
 FloatArray = NDArray[np.float32]
+Layers = tuple[tuple[FloatArray, FloatArray], ...]
 
 HOP_S = 0.005
 """Seconds between frames that the weights were learned for."""
@@ -155,12 +156,7 @@ class NoteBelief:
         if self._perceive:
             self._perceive()
             return self._scores
-        for weight, bias in self._layers[:-1]:
-            x = x.dot(weight)
-            x += bias
-            np.maximum(x, 0.0, out=x)
-        weight, bias = self._layers[-1]
-        return np.asarray(x.dot(weight) + bias)
+        return perceive(x, self._layers)
 
     def _describe_frame(self, x: FloatArray) -> None:
         """The features that do not depend on what sounds, into the first of `x`."""
@@ -327,7 +323,17 @@ def _tables() -> _Tables:
     )
 
 
-def load_layers(path: Path) -> tuple[tuple[FloatArray, FloatArray], ...]:
+def perceive(x: FloatArray, layers: Layers) -> FloatArray:
+    """What a perceptron with ReLU says of (..., n_in) features: (..., n_out)."""
+    for weight, bias in layers[:-1]:
+        x = x.dot(weight)
+        x += bias
+        np.maximum(x, 0.0, out=x)
+    weight, bias = layers[-1]
+    return np.asarray(x.dot(weight) + bias)
+
+
+def load_layers(path: Path) -> Layers:
     """Layers (weight (n_in, n_out), bias (n_out,)) of a weights file."""
     with np.load(path) as data:
         n = len(data.files) // 2

@@ -260,6 +260,11 @@ class Engine:
     # -- what it states about itself ---------------------------------------------------------------
 
     @property
+    def hearing(self) -> HearingPart:
+        """What it hears with."""
+        return self._hearing
+
+    @property
     def latency_samples(self) -> int:
         """Longest wait of an input sample for its effect on the output, without the block.
 

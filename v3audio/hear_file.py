@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ N_KEPT = 12  # most probable notes of a frame that are kept; what is rarer decid
 FIRST_ROOM = 1 << 16  # frames that `KeptFrames` has room for at first: 11 minutes
 
 
+@runtime_checkable
 class HearingPart(Protocol):
     """What is asked of `v3audio.live_hearing.LiveHearing`."""
 

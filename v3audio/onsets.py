@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from v3audio import belief
 
 FloatArray = NDArray[np.floating]
-Layers = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
 HOP_S = 0.01
 """Seconds between frames that the weights were learned for."""
@@ -40,7 +39,7 @@ def hear(
     confidence: FloatArray,
     gate_db: float,
     hop_s: float,
-    layers: Layers | None = None,
+    layers: belief.Layers | None = None,
 ) -> tuple[NDArray[np.float32], ...]:
     """Where notes begin and where one sounds.
 
@@ -60,7 +59,10 @@ def hear(
     layers = layers or shipped()
     read = describer(level, onset, periodicity, pitch, confidence, gate_db, hop_s)
     odds = np.concatenate(
-        [perceive(read(k, min(k + BLOCK, len(level))), layers) for k in range(0, len(level), BLOCK)]
+        [
+            belief.perceive(read(k, min(k + BLOCK, len(level))), layers)
+            for k in range(0, len(level), BLOCK)
+        ]
     )
     here, near = 1.0 / (1.0 + np.exp(-odds[:, :2].T))
     return here, near, odds[:, 2]
@@ -117,15 +119,7 @@ def describer(
 N_FEATURES = 6 * len(_AROUND) + 5
 
 
-def perceive(x: NDArray[np.float32], layers: Layers) -> NDArray[np.float32]:
-    """(N, 3) log odds that a note begins in a frame, near it, and that one sounds."""
-    for weight, bias in layers[:-1]:
-        x = np.maximum(x @ weight + bias, 0.0)
-    weight, bias = layers[-1]
-    return x @ weight + bias
-
-
 @lru_cache(maxsize=1)
-def shipped() -> Layers:
+def shipped() -> belief.Layers:
     """The weights beside this file."""
     return belief.load_layers(WEIGHTS)

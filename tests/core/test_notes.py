@@ -319,6 +319,12 @@ def test_a_reed_that_first_speaks_an_octave_up_is_one_note_in_a_file():
     assert pitches(take.decoded()) == [64, 57]
 
 
+def test_a_low_string_that_first_speaks_two_octaves_up_is_one_note_in_a_file():
+    take = Take().rest(200).note(55, 200, unsure_ms=0).note(31, 600, burst=0.0, unsure_ms=0)
+    (note,) = take.decoded()
+    assert note.midi == 31 and note.onset_s == pytest.approx(0.2, abs=0.02)
+
+
 @BOTH
 def test_notes_over_room_noise(mode):
     take = Take().noise(1500, -55)
