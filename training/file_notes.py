@@ -16,30 +16,34 @@ came from 220 melodies (`data melodies -n 220`, FluidR3_GM, seed 6), 200 sung ph
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import signal
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor, nn
+from torch.nn import functional
 
 from training.clips import SAMPLE_RATE, find_clips
-from training.live_notes import TrueNote, fit, save, single_phrase, sung
+from training.live_notes import TrueNote, save, single_phrase, sung
 from training.phrases import TICKS_PER_S
 from training.rooms import coloured_noise, degrade
 from v3audio import hear_file
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
-from v3audio.onsets import describer
+from v3audio import onsets
 
 FloatArray = NDArray[np.float32]
 CLIP_S = 14.0
 FADED_DB = 28.0  # so far below its loudest, a note is over
 BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
-BATCH = 1024  # frames a step of learning
+BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
+RIGHT_SEMITONES = 0.6
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
@@ -141,23 +145,96 @@ def hear(sounds: Sounds, seed: int) -> Iterator[tuple[hear_file.Frames, list[Tru
 
 
 def describe(frames: hear_file.Frames) -> FloatArray:
-    """(T, features) as the decoder describes a whole file."""
+    """(T, inputs) as the decoder describes a whole file."""
     level = frames.level_db
-    gate_db = file_gate_db(level, TrackerConfig())
     columns = (level, frames.onset, frames.periodicity, frames.pitch_midi, frames.confidence)
-    return describer(*columns, gate_db, HOP_S)(0, len(level))
+    gate_db = file_gate_db(level, TrackerConfig())
+    return onsets.describe(*columns, frames.note_probs, frames.traits, gate_db)
 
 
-def due(n_frames: int, notes: list[TrueNote]) -> FloatArray:
-    """(T, 3): whether a note begins in each frame (blurred by a frame), near it, or sounds."""
-    time_s = HOP_S * np.arange(n_frames)
-    rows = np.zeros((n_frames, 3), np.float32)
+def due(pitch: FloatArray, notes: list[TrueNote]) -> FloatArray:
+    """(T, 3 + C): whether a note begins in each frame (blurred by a frame), near it, or sounds; and
+    which of the classes name it.
+
+    Args:
+        pitch: (T,) heard.
+        notes: the truth.
+    """
+    time_s = HOP_S * np.arange(len(pitch))
+    rows = np.zeros((len(pitch), 3 + onsets.N_CLASSES), np.float32)
+    could_be = onsets.candidates(pitch)
     for note in notes:
         apart = time_s - note.onset_s
         rows[:, 0] = np.maximum(rows[:, 0], np.exp(-0.5 * (apart / BLUR_S) ** 2))
         rows[np.abs(apart) <= NEAR_S, 1] = 1.0
-        rows[(apart >= -HOP_S / 2) & (time_s < note.offset_s - HOP_S / 2), 2] = 1.0
+        inside = (apart >= -HOP_S / 2) & (time_s < note.offset_s - HOP_S / 2)
+        rows[inside, 2] = 1.0
+        rows[inside, 3:-1] = np.abs(could_be[inside] - note.midi) < RIGHT_SEMITONES
+    rows[:, -1] = (rows[:, 2] == 1.0) & ~rows[:, 3:-1].any(1)
     return rows
+
+
+class Net(nn.Module):
+    """`onsets.perceive`, to be learned."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        sizes = (onsets.N_INPUTS, *(hidden for _ in onsets.DILATIONS))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(a, b, 3, padding=apart, dilation=apart)
+            for a, b, apart in zip(sizes, sizes[1:], onsets.DILATIONS, strict=False)
+        )
+        self.last = nn.Conv1d(hidden, 3 + onsets.N_CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, T) to scores (B, 3 + C, T)."""
+        for k, convolution in enumerate(self.convolutions):
+            y = functional.dropout(functional.relu(convolution(x)), 0.1, self.training)
+            x = x + y if k else y
+        scores: Tensor = self.last(x)
+        return scores
+
+
+def surprise(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Loss of scores (B, 3 + C, T) where `due` says these."""
+    plain = functional.binary_cross_entropy_with_logits(scores[:, :3], wanted[:, :3])
+    right = (torch.softmax(scores[:, 3:], 1) * wanted[:, 3:]).sum(1).clamp_min(1e-6).log()
+    return plain - 0.3 * (right * wanted[:, 2]).mean()
+
+
+def learn(
+    takes: list[tuple[FloatArray, FloatArray]], hidden: int, epochs: int, seed: int
+) -> onsets.Layers:
+    """The network that says what is due, from (T, inputs) and (T, 3 + C) of each take."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 8])
+    some = np.concatenate([x[::10] for x, _ in takes]).astype(np.float32)
+    mean, scale = some.mean(0), 1.0 / (some.std(0) + 1e-2)
+    net = Net(hidden)
+    n_cuts = sum(max(1, len(x) // CUT) for x, _ in takes)
+    steps = epochs * (n_cuts // BATCH)
+    share = np.array([len(x) for x, _ in takes]) / sum(len(x) for x, _ in takes)
+    optimiser = torch.optim.AdamW(net.parameters(), 4e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
+    for step in range(steps):
+        x = np.zeros((BATCH, CUT, onsets.N_INPUTS), np.float32)
+        y = np.zeros((BATCH, CUT, 3 + onsets.N_CLASSES), np.float32)
+        for k, take in enumerate(rng.choice(len(takes), BATCH, p=share)):
+            heard, wanted = takes[take]
+            start = int(rng.integers(max(1, len(heard) - CUT)))
+            n = min(CUT, len(heard))
+            x[k, :n] = (heard[start : start + n] - mean) * scale
+            y[k, :n] = wanted[start : start + n]
+        loss = surprise(net(torch.from_numpy(x).mT), torch.from_numpy(y).mT)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if step % 200 == 0:
+            sys.stderr.write(f"step {step} of {steps}: {loss.item():.4f}\n")
+    weights = [(c.weight.permute(2, 1, 0), c.bias) for c in (*net.convolutions, net.last)]
+    weights[-1] = weights[-1][0][0], weights[-1][1]
+    return [(mean, scale), *((w.detach().numpy().copy(), b.detach().numpy()) for w, b in weights)]
 
 
 def main() -> None:
@@ -167,7 +244,8 @@ def main() -> None:
     parser.add_argument("--singles", type=Path, help="folder of single notes with manifest.json")
     parser.add_argument("--n-singles", type=int, default=160, help="phrases made of them")
     parser.add_argument("--n-voices", type=int, default=160, help="phrases sung")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 32])
+    parser.add_argument("--hidden", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
@@ -175,15 +253,11 @@ def main() -> None:
     sounds += [melodies(folder) for folder in options.melodies]
     if options.singles:
         sounds.append(singles(options.singles, options.n_singles, options.seed))
-    rows, wanted = [], []
-    for frames, notes in hear(chain.from_iterable(sounds), options.seed):
-        rows.append(describe(frames))
-        wanted.append(due(len(rows[-1]), notes))
-    layers = fit(
-        np.concatenate(rows), np.concatenate(wanted), np.ones(sum(map(len, rows)), np.float32),
-        tuple(options.hidden), options.seed, 10, BATCH,
-        lambda scores, y: binary_cross_entropy_with_logits(scores, y, reduction="none").mean(1),
-    )  # fmt: skip
+    takes = [
+        (describe(frames), due(frames.pitch_midi, notes))
+        for frames, notes in hear(chain.from_iterable(sounds), options.seed)
+    ]
+    layers = learn(takes, options.hidden, options.epochs, options.seed)
     save(layers, options.out)
 
 

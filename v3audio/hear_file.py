@@ -21,6 +21,7 @@ from v3audio.engine import pick_device
 from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
 from v3audio.live_hearing import Heard
+from v3audio.onsets import N_TRAITS
 from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
 from v3audio.threads import one_thread
@@ -166,6 +167,7 @@ class Frames(NamedTuple):
     confidence: Samples
     top_notes: NDArray[np.uint8]  # (T, N_KEPT)
     top_probs: NDArray[np.float16]  # (T, N_KEPT)
+    traits: NDArray[np.uint8]  # (T, N) `onsets.traits`
 
     @property
     def note_probs(self) -> Samples:
@@ -191,7 +193,8 @@ class KeptFrames:
         none = np.zeros(0, np.float32)
         top = np.zeros((0, N_KEPT))
         self._room = Frames(
-            none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16)
+            none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16),
+            np.zeros((0, N_TRAITS), np.uint8),
         )
 
     def add(self, heard: Heard) -> None:
@@ -206,6 +209,7 @@ class KeptFrames:
             heard.confidence,
             top,
             probs,
+            heard.traits,
         )
         end = self._n + len(top)
         if end > len(self._room.level_db):

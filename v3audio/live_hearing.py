@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
-from v3audio import compiled
+from v3audio import compiled, onsets
 from v3audio.code_map import CodeMap
 from v3audio.fft import turn
 from v3audio.geometry import (
@@ -78,6 +78,7 @@ class Heard(NamedTuple):
     content: NDArray[np.float32]  # (T, P) content distribution over positions
     style: NDArray[np.float32]  # (T, D) z_s; (T, 0) where it was not asked for
     fine_midi: NDArray[np.float32] | None = None  # (T,) `fine_pitch`
+    traits: NDArray[np.uint8] | None = None  # (T, N) `onsets.traits`
 
 
 class LiveHearing:
@@ -148,13 +149,13 @@ class LiveHearing:
         """
         if self._hear:
             windows = _strided(windows)
-            n, n_views = len(windows), len(windows) if style else compiled.FRAMES
+            n = len(windows)
             numbers = np.empty((n, N_NUMBERS), np.float32)
             position = np.empty((n, self._geometry.n_positions), np.float32)
-            views = np.zeros((n_views, *self._views.shape[1:]), np.float32)
+            views = np.zeros((n, *self._views.shape[1:]), np.float32)
             self._hear(
                 n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
-                *map(compiled.address, (numbers, position, views)), int(style),
+                *map(compiled.address, (numbers, position, views)), 1,
             )  # fmt: skip
         else:
             numbers, position, views = self._in_numpy(windows)
@@ -168,6 +169,7 @@ class LiveHearing:
         return Heard(
             level_db, onset, periodicity, pitch_midi, confidence, note_probs, code,
             position, styles, fine_midi,
+            onsets.traits(views, _BELOW, position, fine_midi, self._geometry),
         )  # fmt: skip
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
