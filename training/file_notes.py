@@ -16,12 +16,14 @@ came from 220 melodies (`data melodies -n 220`, FluidR3_GM, seed 6), 200 sung ph
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 from scipy import signal
@@ -42,7 +44,7 @@ CLIP_S = 14.0
 FADED_DB = 28.0  # so far below its loudest, a note is over
 BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
-BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
+BATCH, CUT = 16, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
@@ -104,6 +106,27 @@ def singles(folder: Path, n_clips: int, seed: int) -> Sounds:
         rng = np.random.default_rng([seed, 6, number])
         sound, notes = single_phrase(rng, folder, number, whole=0.2)
         yield sound[: round(CLIP_S * SAMPLE_RATE)], [n for n in notes if n.onset_s < CLIP_S]
+
+
+def cut_notes(folder: Path, out: Path) -> None:
+    """Write the notes of a rendered folder's clean clips that begin out of silence as single notes.
+
+    What `singles` makes of them has the repeats and the unbroken steps of played melodies, by many
+    more instruments than anybody has recorded note by note.
+    """
+    listed = []
+    for number, clip in enumerate(find_clips(folder)):
+        clean = clip.read()[1]
+        before_s = 0.0
+        for k, note in enumerate(clip.notes() if clean is not None else ()):
+            if note.onset_s - before_s > 0.12 and note.audible_s - note.onset_s > 0.2:
+                path = out / f"{number}" / f"{k}.flac"
+                path.parent.mkdir(exist_ok=True)
+                part = slice(round(note.onset_s * SAMPLE_RATE), round(note.offset_s * SAMPLE_RATE))
+                soundfile.write(path, clean[part], SAMPLE_RATE)
+                listed.append({"file": str(path.relative_to(out)), "midi": note.midi})
+            before_s = note.offset_s
+    (out / "manifest.json").write_text(json.dumps(listed), encoding="utf-8")
 
 
 def _arrival_s(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3
+VERSION = 4
 """Of its functions: what an older `_frame.c` was built to is left alone."""
 LANES = 8
 """Numbers computed with at once."""

@@ -229,15 +229,15 @@ class TrackerConfig:
     rumble_wander: float = 0.1
 
     # -- Files: which note sounds. Evidence in nats per 10 ms.
-    prob_mix: float = 0.1  # weight of note_probs against what is learned
-    evidence_floor: float = 0.02  # a frame may speak against a note by a factor of 50 at most
+    prob_mix: float = 0.3  # weight of note_probs against what is learned
+    evidence_floor: float = 0.1  # a frame may speak against a note by a factor of 50 at most
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
-    plain_odds: float = 2.0  # ...at these log odds (`v3audio.onsets`)
-    ease: float = 0.0
-    switch_nats: float = 10.0  # price of a change of note: about 30 ms of plain evidence each way
+    plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
+    switch_nats: float = 15.0  # price of a change of note...
+    onset_eases: float = 0.85  # ...of which a sure onset takes this share off
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer, low strings for so many periods more.
-    flicker_ms: float = 90.0
+    flicker_ms: float = 70.0
     octave_flicker_ms: float = 150.0
     flicker_periods: float = 4.0
     glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
@@ -256,15 +256,15 @@ class TrackerConfig:
     # -- Files: where it begins. Chance of an onset (`v3audio.onsets`) from which on a held pitch is
     # a repeated note, and a new pitch began there. The pitch becomes certain up to `lookback_ms`
     # (plus so many periods) after the onset; without one, typically `legato_delay_ms` after it.
-    repeat_chance: float = 0.4
+    repeat_chance: float = 0.5
     # An attack at least so much softer than its note's, before which the level fell by less than
     # this, is an echo. Played repeats fall by 7 to 30 dB, few of the softer ones by under 4.
     echo_softer_db: float = 2.0
     echo_fall_db: float = 2.5
-    onset_chance: float = 0.1
-    lookback_ms: float = 120.0
+    onset_chance: float = 0.2
+    lookback_ms: float = 90.0
     lookback_periods: float = 4.0
-    legato_delay_ms: float = 30.0
+    legato_delay_ms: float = 20.0
     attack_window_ms: float = 120.0  # in which the velocity is read
 
 
@@ -831,7 +831,7 @@ def _note_path(
 ) -> NDArray[np.int64]:
     """Most likely note of each frame (128 = silence): Viterbi where any change costs the same.
 
-    With one price for every change the step is O(states): stay, or come from the best state and
+    A frame in which a note is likely to begin asks less. With one price for every change the step is O(states): stay, or come from the best state and
     pay.
     """
     n_frames = len(pitch)
@@ -866,8 +866,9 @@ def _note_path(
     np.log(mixed, out=mixed)
     mixed += c.voiced_gain * sounding[:, None].astype(np.float32)
     evidence *= hop_s / 0.01  # so that the hop does not change the balance with the price
-    price = c.switch_nats if not c.ease else c.switch_nats * (1.0 - c.ease * _max_ahead(_max_back(near, round(0.06 / hop_s)), round(0.02 / hop_s)))
-    path = _dearest_path(evidence, price)
+    # The pitch turns up to some time after the onset.
+    eased = _max_ahead(_max_back(near, round(0.06 / hop_s)), round(0.02 / hop_s))
+    path = _dearest_path(evidence, (c.switch_nats * (1.0 - c.onset_eases * eased)).astype(np.float32))
     silent = path == high - low
     path += low
     path[silent] = N_NOTES
@@ -875,15 +876,14 @@ def _note_path(
 
 
 def _dearest_path(evidence: NDArray[np.float32], price: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The states (T,) whose evidence (T, S), less a price for each change, adds up to most."""
+    """The states (T,) whose evidence (T, S), less the price (T,) of each change, adds up to most."""
     n_frames, n_states = evidence.shape
     score = evidence[0].astype(np.float64)
     stay = np.zeros(evidence.shape, dtype=bool)
     path = np.zeros(n_frames, dtype=np.int64)  # while going forth: where a change comes from
-    if np.ndim(price) == 0 and (run := compiled.bind("dearest_path", n_frames, n_states, evidence, price, score, stay, path)):
+    if run := compiled.bind("dearest_path", n_frames, n_states, evidence, price, score, stay, path):
         run()
         return path
-    price = np.broadcast_to(price, n_frames)
     for t in range(1, n_frames):
         path[t] = top = score.argmax()
         arrive = score[top] - price[t]

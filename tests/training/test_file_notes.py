@@ -9,15 +9,21 @@ from training import file_notes
 from training.clips import SAMPLE_RATE
 from training.live_notes import TrueNote
 from training.rooms import degrade
-from v3audio import belief, hear_file, onsets
+from v3audio import hear_file, onsets
 from v3audio.notes import TrackerConfig
 
 
 def test_what_is_due_in_each_frame():
-    rows = file_notes.due(60, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
+    pitch = np.full(60, 60.0)
+    pitch[20:30] = 72.0  # heard an octave high
+    rows = file_notes.due(pitch, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 0] == 1.0), [10, 30])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 1]), [*range(7, 14), *range(27, 34)])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), np.arange(10, 50))
+    heard, below = (3 + onsets.INTERVALS.index(k) for k in (0, -12))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, heard]), np.arange(10, 20))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, below]), np.arange(20, 30))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, -1]), np.arange(30, 50))
 
 
 def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
@@ -62,9 +68,9 @@ def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
         return ((sound[:48_000], notes) for sound, notes in voices(n_clips, seed))
 
     monkeypatch.setattr(file_notes, "voices", short)
-    monkeypatch.setattr(file_notes, "BATCH", 64)
+    monkeypatch.setattr(file_notes, "BATCH", 2)
     monkeypatch.setattr(sys, "argv", ["file_notes", "--n-voices", "2", "-o", str(out)])
     file_notes.main()
-    shapes = [weight.shape for weight, _ in belief.load_layers(out)]
+    shapes = [weight.shape for weight, _ in onsets.load_layers(out)]
     assert shapes == [weight.shape for weight, _ in onsets.shipped()]
-    assert shapes[0][0] == onsets.N_FEATURES
+    assert shapes[0] == (onsets.N_INPUTS,)
