@@ -44,7 +44,7 @@ CLIP_S = 14.0
 FADED_DB = 28.0  # so far below its loudest, a note is over
 BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
-BATCH, CUT = 16, 256  # stretches a step of learning, frames of each
+BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
@@ -176,24 +176,27 @@ def describe(frames: hear_file.Frames) -> FloatArray:
 
 
 def due(pitch: FloatArray, notes: list[TrueNote]) -> FloatArray:
-    """(T, 3 + C): whether a note begins in each frame (blurred by a frame), near it, or sounds; and
-    which of the classes name it.
+    """(T, 4 + C): whether a note begins in each frame (blurred by a frame), near it, ends near it,
+    or sounds; and which of the classes name it.
 
     Args:
         pitch: (T,) heard.
         notes: the truth.
     """
     time_s = HOP_S * np.arange(len(pitch))
-    rows = np.zeros((len(pitch), 3 + onsets.N_CLASSES), np.float32)
+    rows = np.zeros((len(pitch), onsets.N_PLAIN + onsets.N_CLASSES), np.float32)
+    begins, near, ends, sounds = rows.T[: onsets.N_PLAIN]
+    named, none = rows[:, onsets.N_PLAIN : -1], rows[:, -1]
     could_be = onsets.candidates(pitch)
     for note in notes:
         apart = time_s - note.onset_s
-        rows[:, 0] = np.maximum(rows[:, 0], np.exp(-0.5 * (apart / BLUR_S) ** 2))
-        rows[np.abs(apart) <= NEAR_S, 1] = 1.0
+        np.maximum(begins, np.exp(-0.5 * (apart / BLUR_S) ** 2), out=begins)
+        near[np.abs(apart) <= NEAR_S] = 1.0
+        ends[np.abs(time_s - note.offset_s) <= NEAR_S] = 1.0
         inside = (apart >= -HOP_S / 2) & (time_s < note.offset_s - HOP_S / 2)
-        rows[inside, 2] = 1.0
-        rows[inside, 3:-1] = np.abs(could_be[inside] - note.midi) < RIGHT_SEMITONES
-    rows[:, -1] = (rows[:, 2] == 1.0) & ~rows[:, 3:-1].any(1)
+        sounds[inside] = 1.0
+        named[inside] = np.abs(could_be[inside] - note.midi) < RIGHT_SEMITONES
+    none[:] = (sounds == 1.0) & ~named.any(1)
     return rows
 
 
@@ -207,10 +210,10 @@ class Net(nn.Module):
             nn.Conv1d(a, b, 3, padding=apart, dilation=apart)
             for a, b, apart in zip(sizes, sizes[1:], onsets.DILATIONS, strict=False)
         )
-        self.last = nn.Conv1d(hidden, 3 + onsets.N_CLASSES, 1)
+        self.last = nn.Conv1d(hidden, onsets.N_PLAIN + onsets.N_CLASSES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, T) to scores (B, 3 + C, T)."""
+        """(B, inputs, T) to scores (B, 4 + C, T)."""
         for k, convolution in enumerate(self.convolutions):
             y = functional.dropout(functional.relu(convolution(x)), 0.1, self.training)
             x = x + y if k else y
@@ -219,16 +222,17 @@ class Net(nn.Module):
 
 
 def surprise(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Loss of scores (B, 3 + C, T) where `due` says these."""
-    plain = functional.binary_cross_entropy_with_logits(scores[:, :3], wanted[:, :3])
-    right = (torch.softmax(scores[:, 3:], 1) * wanted[:, 3:]).sum(1).clamp_min(1e-6).log()
-    return plain - 0.3 * (right * wanted[:, 2]).mean()
+    """Loss of scores (B, 4 + C, T) where `due` says these."""
+    n = onsets.N_PLAIN
+    plain = functional.binary_cross_entropy_with_logits(scores[:, :n], wanted[:, :n])
+    right = (torch.softmax(scores[:, n:], 1) * wanted[:, n:]).sum(1).clamp_min(1e-6).log()
+    return plain - 0.3 * (right * wanted[:, n - 1]).mean()
 
 
 def learn(
     takes: list[tuple[FloatArray, FloatArray]], hidden: int, epochs: int, seed: int
 ) -> onsets.Layers:
-    """The network that says what is due, from (T, inputs) and (T, 3 + C) of each take."""
+    """The network that says what is due, from (T, inputs) and (T, 4 + C) of each take."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 8])
     some = np.concatenate([x[::10] for x, _ in takes]).astype(np.float32)
@@ -241,7 +245,7 @@ def learn(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
     for step in range(steps):
         x = np.zeros((BATCH, CUT, onsets.N_INPUTS), np.float32)
-        y = np.zeros((BATCH, CUT, 3 + onsets.N_CLASSES), np.float32)
+        y = np.zeros((BATCH, CUT, takes[0][1].shape[1]), np.float32)
         for k, take in enumerate(rng.choice(len(takes), BATCH, p=share)):
             heard, wanted = takes[take]
             start = int(rng.integers(max(1, len(heard) - CUT)))

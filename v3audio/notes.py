@@ -229,8 +229,8 @@ class TrackerConfig:
     rumble_wander: float = 0.1
 
     # -- Files: which note sounds. Evidence in nats per 10 ms.
-    prob_mix: float = 0.3  # weight of note_probs against what is learned
-    evidence_floor: float = 0.1  # a frame may speak against a note by a factor of 50 at most
+    prob_mix: float = 0.15  # weight of note_probs against what is learned
+    evidence_floor: float = 0.15  # a frame may speak against a note by a factor of 50 at most
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
     plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
     switch_nats: float = 15.0  # price of a change of note...
@@ -767,9 +767,9 @@ def decode_notes(
     told = onsets.hear(
         level, onset, periodicity, pitch, confidence, note_probs, traits, gate_db, hop_s
     )
-    begins, chance, sounds, which = told
+    begins, chance, ends, sounds, which = told
     sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
-    path = _note_path(note_probs, pitch, which, sounds, chance, held - gate_db, hop_s, c)
+    path = _note_path(note_probs, pitch, which, sounds, np.maximum(chance, ends), held - gate_db, hop_s, c)
     begins[chance < c.onset_chance] = 0.0
     attacks = [_Attack(k, float(chance[k])) for k in _peaks(begins, frames(50.0), 1e-3)]
     pieces = _split_repeats(_pieces(path), attacks, level, frames, c)

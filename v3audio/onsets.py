@@ -44,6 +44,7 @@ N_TRAITS = N_BANDS + len(_SHORT_AT) + len(_LONG_AT) + len(_LAG_AT) + len(_MASS_A
 
 INTERVALS = (-24, -19, -12, 0, 12)  # semitones: the heard pitch may be an overtone, or below
 MOMENTS = (-8, 8, 16)  # frames: or the note is what is heard before or after
+N_PLAIN = 4  # answers but the classes
 N_CLASSES = len(INTERVALS) + len(MOMENTS) + 1  # the last: none of these
 _MOVES = (1, 2, 4, 8, 16, 32)  # frames back and ahead that the pitch is compared with
 _NOTES = (4, 8, 16)  # and the content
@@ -54,6 +55,7 @@ class Told(NamedTuple):
 
     here: FloatArray  # (T,) chance that a note begins in this frame
     near: FloatArray  # (T,) ... within 35 ms
+    ends: FloatArray  # (T,) chance that one ends within 35 ms
     sounds: FloatArray  # (T,) log odds that one sounds
     which: FloatArray  # (T, C) if so, how likely it is each of the classes
 
@@ -207,11 +209,11 @@ def hear(
         back = np.minimum(np.rint(np.arange(n) / per).astype(np.intp), len(some) - 1)
         return Told(*(column[back] for column in told))
     scores = perceive(describe(*columns, kept, gate_db), layers or shipped())
-    here, near = 1.0 / (1.0 + np.exp(-scores[:, :2].T))
-    which = scores[:, 3:]
+    here, near, ends = 1.0 / (1.0 + np.exp(-scores[:, :3].T))
+    which = scores[:, N_PLAIN:]
     which = np.exp(which - which.max(1, keepdims=True))
     which /= which.sum(1, keepdims=True)
-    return Told(here, near, scores[:, 2], which)
+    return Told(here, near, ends, scores[:, 3], which)
 
 
 def candidates(pitch: NDArray[np.floating], hop_s: float = HOP_S) -> NDArray[np.floating]:
