@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -46,6 +47,7 @@ BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
+BARE_SHARE = 0.08  # of the takes without `onsets.traits`
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
@@ -115,13 +117,14 @@ def cut_notes(folder: Path, out: Path) -> None:
     more instruments than anybody has recorded note by note.
     """
     listed = []
+    out.mkdir(exist_ok=True)
     for number, clip in enumerate(find_clips(folder)):
         clean = clip.read()[1]
         before_s = 0.0
         for k, note in enumerate(clip.notes() if clean is not None else ()):
             if note.onset_s - before_s > 0.12 and note.audible_s - note.onset_s > 0.2:
                 path = out / f"{number}" / f"{k}.flac"
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 part = slice(round(note.onset_s * SAMPLE_RATE), round(note.offset_s * SAMPLE_RATE))
                 soundfile.write(path, clean[part], SAMPLE_RATE)
                 listed.append({"file": str(path.relative_to(out)), "midi": note.midi})
@@ -270,21 +273,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--melodies", type=Path, action="append", default=[])
     parser.add_argument("--singles", type=Path, help="folder of single notes with manifest.json")
-    parser.add_argument("--n-singles", type=int, default=160, help="phrases made of them")
-    parser.add_argument("--n-voices", type=int, default=160, help="phrases sung")
-    parser.add_argument("--hidden", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--n-singles", type=int, default=200, help="phrases made of them")
+    parser.add_argument("--n-cut", type=int, default=120, help="and of each folder of melodies")
+    parser.add_argument("--n-voices", type=int, default=180, help="phrases sung")
+    parser.add_argument("--hidden", type=int, default=48)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
-    sounds = [voices(options.n_voices, options.seed)]
-    sounds += [melodies(folder) for folder in options.melodies]
-    if options.singles:
-        sounds.append(singles(options.singles, options.n_singles, options.seed))
-    takes = [
-        (describe(frames), due(frames.pitch_midi, notes))
-        for frames, notes in hear(chain.from_iterable(sounds), options.seed)
-    ]
+    rng = np.random.default_rng([options.seed, 9])
+    with tempfile.TemporaryDirectory() as scratch:
+        sounds = [voices(options.n_voices, options.seed)]
+        if options.singles:
+            sounds.append(singles(options.singles, options.n_singles, options.seed))
+        for number, folder in enumerate(options.melodies):
+            cut = Path(scratch) / str(number)
+            cut_notes(folder, cut)
+            sounds += [melodies(folder), singles(cut, options.n_cut, options.seed + 1 + number)]
+        takes = []
+        for frames, notes in hear(chain.from_iterable(sounds), options.seed):
+            # A hearing may tell only the numbers.
+            heard = frames if rng.random() > BARE_SHARE else frames._replace(traits=None)
+            takes.append((describe(heard), due(frames.pitch_midi, notes)))
+            if len(takes) % 100 == 0:
+                sys.stderr.write(f"{len(takes)} takes heard\n")
     layers = learn(takes, options.hidden, options.epochs, options.seed)
     save(layers, options.out)
 

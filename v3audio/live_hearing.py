@@ -491,6 +491,14 @@ def fine_pitch(
     return np.where(is_peak, place, pitch_midi).astype(np.float32)
 
 
+def traits_of(
+    views: FloatArray, position: FloatArray, fine_midi: FloatArray, g: Geometry
+) -> NDArray[np.uint8]:
+    """`onsets.traits` of (T, 3, F) views without zeros around."""
+    padded = np.pad(views, ((0, 0), (0, 0), (_BELOW, _ABOVE)))
+    return onsets.traits(padded, _BELOW, position, fine_midi, g)
+
+
 def _partials(weights: Weights) -> tuple[FloatArray, FloatArray]:
     """The perceptron that weighs partials as a polynomial.
 

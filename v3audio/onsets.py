@@ -125,7 +125,7 @@ def describe(
     x = np.empty((n, N_INPUTS), np.float32)
     loud_db = np.percentile(level, 95.0)
     first = N_BANDS + N_TRAITS
-    if kept is None:
+    if kept is None or not kept.any():
         x[:, :first] = 0.0
     else:
         x[:, N_BANDS:first] = kept
