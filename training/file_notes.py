@@ -31,14 +31,13 @@ from scipy import signal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.clips import SAMPLE_RATE, find_clips
+from training.clips import SAMPLE_RATE, find_clips, read_audio
 from training.live_notes import TrueNote, save, single_phrase, sung
 from training.phrases import TICKS_PER_S
 from training.rooms import coloured_noise, degrade
-from v3audio import hear_file
+from v3audio import hear_file, onsets
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
-from v3audio import onsets
 
 FloatArray = NDArray[np.float32]
 CLIP_S = 14.0
@@ -47,17 +46,16 @@ BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
-BARE_SHARE = 0.08  # of the takes without `onsets.traits`
+BARE_SHARE = 0.12  # learned without `onsets.traits`: a hearing may not tell them
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
-def melodies(folder: Path) -> Sounds:
+def melodies(folder: Path, n_clips: int) -> Sounds:
     """The first seconds of a rendered folder's clean clips."""
-    for clip in find_clips(folder):
-        _, clean = clip.read()
-        info = clip.info()
-        if clean is None:
+    for clip in find_clips(folder)[:n_clips]:
+        if clip.clean is None:
             continue
+        clean, info = read_audio(clip.clean), clip.info()
         notes: list[TrueNote] = []
         for n, contour in zip(info["notes"], info["f0"], strict=True):
             onset_s, midi = n["onset_s"], n["midi"] + n["cents"] / 100
@@ -110,18 +108,31 @@ def singles(folder: Path, n_clips: int, seed: int) -> Sounds:
         yield sound[: round(CLIP_S * SAMPLE_RATE)], [n for n in notes if n.onset_s < CLIP_S]
 
 
-def cut_notes(folder: Path, out: Path) -> None:
-    """Write the notes of a rendered folder's clean clips that begin out of silence as single notes.
+def silences(n_clips: int, seed: int) -> Sounds:
+    """Rooms in which nobody plays: noise, and some mains hum."""
+    time_s = np.arange(round(CLIP_S * SAMPLE_RATE)) / SAMPLE_RATE
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 10, number])
+        sound = coloured_noise(rng, len(time_s), float(rng.uniform(0.0, 2.0)))
+        if rng.random() < 0.3:
+            hum = np.sin(2 * np.pi * rng.choice((50, 60, 100, 120)) * time_s)
+            sound += 10 ** (rng.uniform(-30, -10) / 20) * hum
+        yield sound.astype(np.float32), []
+
+
+def cut_notes(folder: Path, out: Path, n_clips: int) -> None:
+    """Write notes of a rendered folder's clean clips that begin out of silence as single notes.
 
     What `singles` makes of them has the repeats and the unbroken steps of played melodies, by many
     more instruments than anybody has recorded note by note.
     """
     listed = []
     out.mkdir(exist_ok=True)
-    for number, clip in enumerate(find_clips(folder)):
-        clean = clip.read()[1]
-        before_s = 0.0
-        for k, note in enumerate(clip.notes() if clean is not None else ()):
+    for number, clip in enumerate(find_clips(folder)[-n_clips:]):
+        if clip.clean is None:
+            continue
+        clean, before_s = read_audio(clip.clean), 0.0
+        for k, note in enumerate(clip.notes()):
             if note.onset_s - before_s > 0.12 and note.audible_s - note.onset_s > 0.2:
                 path = out / f"{number}" / f"{k}.flac"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,18 +168,20 @@ def ended(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
     return out
 
 
-def hear(sounds: Sounds, seed: int) -> Iterator[tuple[hear_file.Frames, list[TrueNote]]]:
-    """Each sound as a file's decoder has it, recorded from afar."""
+def hear(
+    sounds: Sounds, seed: int, times: int = 1
+) -> Iterator[tuple[hear_file.Frames, list[TrueNote]]]:
+    """Each sound as a file's decoder has it, recorded from afar so many times."""
     hearing = hear_file.load_hearing(None, "cpu")
     for number, (sound, notes) in enumerate(sounds):
-        rng = np.random.default_rng([seed, 7, number])
-        far = degrade(rng, sound, SAMPLE_RATE)
-        kept = hear_file.KeptFrames()
-        sound_at = hear_file.open_sound((far, SAMPLE_RATE))
-        tail_s = hear_file.TAIL_S
-        for heard in hear_file.hear(sound_at, hearing, tail_s, None, style=False, quieten=True):
-            kept.add(heard)
-        yield kept.frames(), ended(sound, notes)
+        true = ended(sound, notes)
+        for time in range(times):
+            far = degrade(np.random.default_rng([seed, 7, number, time]), sound, SAMPLE_RATE)
+            kept, opened = hear_file.KeptFrames(), hear_file.open_sound((far, SAMPLE_RATE))
+            tail_s = hear_file.TAIL_S
+            for heard in hear_file.hear(opened, hearing, tail_s, None, style=False, quieten=True):
+                kept.add(heard)
+            yield kept.frames(), true
 
 
 def describe(frames: hear_file.Frames) -> FloatArray:
@@ -180,8 +193,10 @@ def describe(frames: hear_file.Frames) -> FloatArray:
 
 
 def due(pitch: FloatArray, notes: list[TrueNote]) -> FloatArray:
-    """(T, 4 + C): whether a note begins in each frame (blurred by a frame), near it, ends near it,
-    or sounds; and which of the classes name it.
+    """What is to be said of each frame.
+
+    (T, 4 + C): whether a note begins in it (blurred by a frame), near it, ends near it, or sounds;
+    and which of the classes name it.
 
     Args:
         pitch: (T,) heard.
@@ -242,6 +257,8 @@ def learn(
     some = np.concatenate([x[::10] for x, _ in takes]).astype(np.float32)
     mean, scale = some.mean(0), 1.0 / (some.std(0) + 1e-2)
     net = Net(hidden)
+    n_seen = onsets.N_BANDS + onsets.N_TRAITS
+    bare = -(mean * scale)[:n_seen]  # what `onsets.describe` says without traits
     n_cuts = sum(max(1, len(x) // CUT) for x, _ in takes)
     steps = epochs * (n_cuts // BATCH)
     share = np.array([len(x) for x, _ in takes]) / sum(len(x) for x, _ in takes)
@@ -256,6 +273,8 @@ def learn(
             n = min(CUT, len(heard))
             x[k, :n] = (heard[start : start + n] - mean) * scale
             y[k, :n] = wanted[start : start + n]
+            if rng.random() < BARE_SHARE:
+                x[k, :n, :n_seen] = bare
         loss = surprise(net(torch.from_numpy(x).mT), torch.from_numpy(y).mT)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -273,28 +292,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--melodies", type=Path, action="append", default=[])
     parser.add_argument("--singles", type=Path, help="folder of single notes with manifest.json")
-    parser.add_argument("--n-singles", type=int, default=200, help="phrases made of them")
-    parser.add_argument("--n-cut", type=int, default=120, help="and of each folder of melodies")
-    parser.add_argument("--n-voices", type=int, default=180, help="phrases sung")
+    parser.add_argument("--n-melodies", type=int, default=100, help="clips of each folder")
+    parser.add_argument("--n-cut", type=int, default=50, help="phrases of notes cut out of each")
+    parser.add_argument("--n-singles", type=int, default=100, help="phrases of single notes")
+    parser.add_argument("--n-voices", type=int, default=80, help="phrases sung")
+    parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
+    parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
     parser.add_argument("--hidden", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
-    rng = np.random.default_rng([options.seed, 9])
+    sounds = [voices(options.n_voices, options.seed), silences(options.n_silences, options.seed)]
     with tempfile.TemporaryDirectory() as scratch:
-        sounds = [voices(options.n_voices, options.seed)]
         if options.singles:
             sounds.append(singles(options.singles, options.n_singles, options.seed))
         for number, folder in enumerate(options.melodies):
             cut = Path(scratch) / str(number)
-            cut_notes(folder, cut)
-            sounds += [melodies(folder), singles(cut, options.n_cut, options.seed + 1 + number)]
+            cut_notes(folder, cut, options.n_cut)
+            sounds.append(melodies(folder, options.n_melodies))
+            sounds.append(singles(cut, options.n_cut, options.seed + 1 + number))
         takes = []
-        for frames, notes in hear(chain.from_iterable(sounds), options.seed):
-            # A hearing may tell only the numbers.
-            heard = frames if rng.random() > BARE_SHARE else frames._replace(traits=None)
-            takes.append((describe(heard), due(frames.pitch_midi, notes)))
+        for frames, notes in hear(chain.from_iterable(sounds), options.seed, options.times):
+            takes.append((describe(frames), due(frames.pitch_midi, notes)))
             if len(takes) % 100 == 0:
                 sys.stderr.write(f"{len(takes)} takes heard\n")
     layers = learn(takes, options.hidden, options.epochs, options.seed)

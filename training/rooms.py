@@ -72,8 +72,8 @@ def degrade(rng: np.random.Generator, clean: FloatArray, sample_rate: int) -> Fl
     """Record `clean` from afar: in a room, over a phone, in noise, or all three.
 
     A quarter of the clips come out untouched, a third get all three, the others each in half of
-    the cases. The room is about as loud as the direct sound, half of them with early reflections. Some
-    players use an echo.
+    the cases. Rooms are about as loud as the direct sound, half of them with early reflections;
+    some players use an echo.
 
     Returns: (n_samples,) float32, not delayed, within +-1.
     """

@@ -234,7 +234,7 @@ class TrackerConfig:
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
     plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
     switch_nats: float = 15.0  # price of a change of note...
-    onset_eases: float = 0.85  # ...of which a sure onset takes this share off
+    onset_eases: float = 0.85  # ...of which a sure onset or end takes this share off
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer, low strings for so many periods more.
     flicker_ms: float = 70.0
@@ -769,7 +769,8 @@ def decode_notes(
     )
     begins, chance, ends, sounds, which = told
     sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
-    path = _note_path(note_probs, pitch, which, sounds, np.maximum(chance, ends), held - gate_db, hop_s, c)
+    changes = np.maximum(chance, ends)
+    path = _note_path(note_probs, pitch, which, sounds, changes, held - gate_db, hop_s, c)
     begins[chance < c.onset_chance] = 0.0
     attacks = [_Attack(k, float(chance[k])) for k in _peaks(begins, frames(50.0), 1e-3)]
     pieces = _split_repeats(_pieces(path), attacks, level, frames, c)
@@ -824,15 +825,15 @@ def _note_path(
     pitch: FloatArray,
     which: FloatArray,
     sounds: FloatArray,
-    near: FloatArray,
+    changes: FloatArray,
     above_gate_db: FloatArray,
     hop_s: float,
     c: TrackerConfig,
 ) -> NDArray[np.int64]:
     """Most likely note of each frame (128 = silence): Viterbi where any change costs the same.
 
-    A frame in which a note is likely to begin asks less. With one price for every change the step is O(states): stay, or come from the best state and
-    pay.
+    A change costs less where a note is likely to begin or end. With one price for every change the
+    step is O(states): stay, or come from the best state and pay.
     """
     n_frames = len(pitch)
     sounding = np.minimum(
@@ -867,8 +868,9 @@ def _note_path(
     mixed += c.voiced_gain * sounding[:, None].astype(np.float32)
     evidence *= hop_s / 0.01  # so that the hop does not change the balance with the price
     # The pitch turns up to some time after the onset.
-    eased = _max_ahead(_max_back(near, round(0.06 / hop_s)), round(0.02 / hop_s))
-    path = _dearest_path(evidence, (c.switch_nats * (1.0 - c.onset_eases * eased)).astype(np.float32))
+    eased = _max_ahead(_max_back(changes, round(0.06 / hop_s)), round(0.02 / hop_s))
+    price = c.switch_nats * (1.0 - c.onset_eases * eased)
+    path = _dearest_path(evidence, price.astype(np.float32))
     silent = path == high - low
     path += low
     path[silent] = N_NOTES
@@ -876,7 +878,7 @@ def _note_path(
 
 
 def _dearest_path(evidence: NDArray[np.float32], price: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The states (T,) whose evidence (T, S), less the price (T,) of each change, adds up to most."""
+    """The states (T,) whose evidence (T, S), less the price (T,) of a change, adds up to most."""
     n_frames, n_states = evidence.shape
     score = evidence[0].astype(np.float64)
     stay = np.zeros(evidence.shape, dtype=bool)

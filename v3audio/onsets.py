@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from v3audio.geometry import Geometry
 
 FloatArray = NDArray[np.float32]
+Numbers = NDArray[np.floating]
+Layers = list[tuple[FloatArray, FloatArray]]
 
 HOP_S = 0.01
 """Seconds between frames that the weights were learned for."""
@@ -96,7 +98,8 @@ def traits(
     )
     out = np.concatenate(parts, 1)
     out *= 255.0
-    return np.rint(np.clip(out, 0.0, 255.0, out=out), out=out).astype(np.uint8)
+    np.rint(np.clip(out, 0.0, 255.0, out=out), out=out)
+    return np.asarray(out, np.uint8)
 
 
 @lru_cache(maxsize=4)
@@ -111,11 +114,11 @@ N_INPUTS = N_BANDS + N_TRAITS + 8 + 4 * len(_MOVES) + 4 * len(_NOTES)
 
 
 def describe(
-    level: FloatArray,
-    onset: FloatArray,
-    periodicity: FloatArray,
-    pitch: FloatArray,
-    confidence: FloatArray,
+    level: Numbers,
+    onset: Numbers,
+    periodicity: Numbers,
+    pitch: Numbers,
+    confidence: Numbers,
     note_probs: FloatArray,
     kept: NDArray[np.uint8] | None,
     gate_db: float,
@@ -169,15 +172,12 @@ def describe(
     return x
 
 
-Layers = list[tuple[FloatArray, FloatArray]]
-
-
 def hear(
-    level: FloatArray,
-    onset: FloatArray,
-    periodicity: FloatArray,
-    pitch: FloatArray,
-    confidence: FloatArray,
+    level: Numbers,
+    onset: Numbers,
+    periodicity: Numbers,
+    pitch: Numbers,
+    confidence: Numbers,
     note_probs: FloatArray,
     kept: NDArray[np.uint8] | None,
     gate_db: float,
@@ -203,8 +203,10 @@ def hear(
     per = HOP_S / hop_s
     if abs(per - 1.0) > 0.01:  # the weights know frames of 10 ms only
         some = np.minimum(np.rint(np.arange(0.0, n, per)).astype(np.intp), n - 1)
+        level, onset, periodicity, pitch, confidence, note_probs = (c[some] for c in columns)
+        kept = None if kept is None else kept[some]
         told = hear(
-            *(c[some] for c in columns), None if kept is None else kept[some], gate_db, HOP_S, layers
+            level, onset, periodicity, pitch, confidence, note_probs, kept, gate_db, HOP_S, layers
         )
         back = np.minimum(np.rint(np.arange(n) / per).astype(np.intp), len(some) - 1)
         return Told(*(column[back] for column in told))
@@ -216,7 +218,7 @@ def hear(
     return Told(here, near, ends, scores[:, 3], which)
 
 
-def candidates(pitch: NDArray[np.floating], hop_s: float = HOP_S) -> NDArray[np.floating]:
+def candidates(pitch: Numbers, hop_s: float = HOP_S) -> Numbers:
     """(T, C - 1) pitches that the classes stand for, of (T,) heard ones."""
     n = len(pitch)
     moments = np.rint(np.array(MOMENTS) * (HOP_S / hop_s)).astype(np.intp)
@@ -225,7 +227,7 @@ def candidates(pitch: NDArray[np.floating], hop_s: float = HOP_S) -> NDArray[np.
 
 
 def perceive(x: FloatArray, layers: Layers) -> FloatArray:
-    """(T, out) scores of (T, inputs): convolutions over time, each but the first added to its input."""
+    """(T, out) scores of (T, inputs): convolutions over time, all but the first added to."""
     (mean, scale), *convolutions, (last, last_bias) = layers
     x = (x - mean) * scale
     for k, ((weight, bias), apart) in enumerate(zip(convolutions, DILATIONS, strict=True)):

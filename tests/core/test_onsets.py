@@ -26,7 +26,7 @@ def hear(frames, hop_s=onsets.HOP_S):
 
 def test_plain_notes_are_plain():
     frames, begins, sounds = columns(800)
-    here, near, odds, which = hear(frames)
+    here, near, _, odds, which = hear(frames)
     for k in np.flatnonzero(begins):
         assert abs(int(here[k - 5 : k + 6].argmax()) - 5) <= 1 and near[k] > 0.9
     away = ~np.convolve(begins, np.ones(13), "same").astype(bool)

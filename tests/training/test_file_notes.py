@@ -19,8 +19,9 @@ def test_what_is_due_in_each_frame():
     rows = file_notes.due(pitch, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 0] == 1.0), [10, 30])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 1]), [*range(7, 14), *range(27, 34)])
-    np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), np.arange(10, 50))
-    heard, below = (3 + onsets.INTERVALS.index(k) for k in (0, -12))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), [*range(27, 34), *range(47, 54)])
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 3]), np.arange(10, 50))
+    heard, below = (onsets.N_PLAIN + onsets.INTERVALS.index(k) for k in (0, -12))
     np.testing.assert_array_equal(np.flatnonzero(rows[:, heard]), np.arange(10, 20))
     np.testing.assert_array_equal(np.flatnonzero(rows[:, below]), np.arange(20, 30))
     np.testing.assert_array_equal(np.flatnonzero(rows[:, -1]), np.arange(30, 50))
@@ -69,7 +70,8 @@ def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(file_notes, "voices", short)
     monkeypatch.setattr(file_notes, "BATCH", 2)
-    monkeypatch.setattr(sys, "argv", ["file_notes", "--n-voices", "2", "-o", str(out)])
+    few = ["--n-voices", "2", "--n-silences", "1", "--times", "1"]
+    monkeypatch.setattr(sys, "argv", ["file_notes", *few, "-o", str(out)])
     file_notes.main()
     shapes = [weight.shape for weight, _ in onsets.load_layers(out)]
     assert shapes == [weight.shape for weight, _ in onsets.shipped()]
