@@ -1,16 +1,18 @@
-"""Learning what tells the file decoder where notes begin and sound (`v3audio.onsets`).
+"""Learning where the notes of a file begin, end and sound, and which (`v3audio.onsets`).
 
-    python -m training.file_notes --melodies data/melodies --singles ../shared/train -o onsets.npz
+    v3audio data melodies -o melodies --size 220
+    v3audio data melodies -o more --seed 7 --size 240 --soundfont MuseScore_General_Lite.sf3
+    python -m training.file_notes --melodies melodies --melodies more --singles ../shared/train \
+        -o v3audio/onsets.npz
 
-Three kinds of sound with known notes: clean clips of `v3audio data melodies`, synthetic voices that
-scoop, slide and breathe, and phrases of real single notes (see live_notes.py). Each is recorded
-from afar (`rooms.degrade`): most through a room as loud as the direct sound, a phone, noise, or all
-three. The V3 model hears them as it does a file and is not touched: no label reaches its weights.
+Sound with known notes: clean clips of `v3audio data melodies`; phrases of real single notes (see
+live_notes.py), and of notes cut out of the clips; synthetic voices that scoop, slide and breathe;
+rooms in which nobody plays. Each is recorded from afar twice (`rooms.degrade`): a quarter come out
+clean, a third through a room as loud as the direct sound, a phone and noise at once. The V3 model
+hears them as it does a file and is not touched: no label reaches its weights.
 
-A perceptron then learns three numbers a frame: does a note begin here, does one near here, does one
-sound. On one core, hearing an hour of sound takes two minutes, learning one. The shipped weights
-came from 220 melodies (`data melodies -n 220`, FluidR3_GM, seed 6), 200 sung phrases (80 of seed 2,
-120 of seed 6) and 200 of single notes (80 of seed 4, 120 of seed 6).
+A small network of convolutions over time then learns what is `due` in each frame. With the folders
+above and nothing else said it gives the shipped weights, from four hours of sound, in TIME.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 
 RUNS  ?= runs/shipped
 TAKES ?= ../shared/train
+# A second soundfont, for the notes of files, where there is one.
+MORE  ?= $(wildcard /usr/share/sounds/sf3/MuseScore_General_Lite.sf3)
 SEEN   = $(RUNS)/sound
 MODEL  = presets/models/default
 V3     = $(BIN)/python -m v3audio
@@ -48,5 +50,7 @@ $(RUNS)/.belief: $(RUNS)/.named
 	$(DONE)
 
 $(RUNS)/.onsets: $(RUNS)/.named
-	$(LEARN).file_notes --melodies $(SEEN)/melodies --singles $(TAKES) -o v3audio/onsets.npz
+	$(if $(MORE),$(V3) data melodies -o $(SEEN)/more --seed 7 --size 240 --soundfont $(MORE))
+	$(LEARN).file_notes --melodies $(SEEN)/melodies $(if $(MORE),--melodies $(SEEN)/more) \
+	  --singles $(TAKES) -o v3audio/onsets.npz
 	$(DONE)
