@@ -98,8 +98,13 @@ AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
 LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB = -56.0, -4.0
 PITCH_CYCLES = (24.0, 12.0, 6.0)
 """Periods, in semitones, of the pitch features."""
-COLOUR_LOW, COLOUR_STEP, COLOUR_ROWS = 24.0, 2.0, 43
+COLOUR_LOW, COLOUR_STEP, COLOUR_PITCHES = 24.0, 2.0, 43
 """The pitches, in MIDI numbers, at which a timbre's colour stands: 24, 26, ... 108."""
+COLOUR_ROWS = COLOUR_PITCHES + 1
+"""A row for each pitch, and one that says how it changes with loudness."""
+COLOUR_LOUDNESS = (-1.5, 1.0)
+"""So far from the reference level, in units of `LOUDNESS_DB`, that row is followed."""
+LOUDNESS_DB = 12.0
 N_CONTROLS = 1 + 2 * len(PITCH_CYCLES) + 1 + 1 + len(AGE_TAUS_S)
 """Network inputs beside the style vector."""
 
@@ -182,14 +187,15 @@ class FrozenNet:
             controls += math.sin(angle), math.cos(angle)
         level_db = min(max(level_db, LOWEST_LEVEL_DB), HIGHEST_LEVEL_DB)
         age_s = min(max(age_s, 0.0), 2.0)
-        controls += (level_db - self.config.reference_db) / 12.0, age_s - 1.0
+        loudness = (level_db - self.config.reference_db) / LOUDNESS_DB
+        controls += loudness, age_s - 1.0
         controls += [2 * math.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]
         x = self._x
         x[:n_style] = style[:n_style]
         x[n_style:] = controls
         rms = self._layers(x)
         if len(style) > n_style:
-            rms += colour_at(style[n_style:], pitch_midi)
+            rms += colour_at(style[n_style:], pitch_midi, loudness)
         np.exp(rms, out=rms)
         hz = float(midi_to_hz(pitch_midi))
         if hz * n_harmonics > TOP_HZ - TAPER_HZ:
@@ -208,22 +214,25 @@ class FrozenNet:
         return _affine(self._exit, _minus_silu(h))
 
 
-def colour_at(colour: FloatArray, pitch_midi: float) -> FloatArray:
+def colour_at(colour: FloatArray, pitch_midi: float, loudness: float) -> FloatArray:
     """A timbre's colour between the pitches at which it stands, and at the last one beyond.
 
     Args:
         colour: (`COLOUR_ROWS` * n,), row after row, or (`COLOUR_ROWS`, n).
         pitch_midi: MIDI pitch, fractions allowed.
+        loudness: above the reference level, in units of `LOUDNESS_DB`.
 
     Returns:
         (n,) natural log gains.
     """
     rows = colour.reshape(COLOUR_ROWS, -1)
-    place = min(max((pitch_midi - COLOUR_LOW) / COLOUR_STEP, 0.0), COLOUR_ROWS - 1.001)
+    place = min(max((pitch_midi - COLOUR_LOW) / COLOUR_STEP, 0.0), COLOUR_PITCHES - 1.001)
     at = int(place)
+    softest, loudest = COLOUR_LOUDNESS
     out: FloatArray = rows[at + 1] - rows[at]
     out *= np.float32(place - at)
     out += rows[at]
+    out += rows[-1] * np.float32(min(max(loudness, softest), loudest))
     return out
 
 
