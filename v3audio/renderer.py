@@ -45,7 +45,8 @@ the tone (5 ms envelopes climb without a step back), as a tongue, a bow or a ple
 _TABLE_SIZE = 2048
 _FADE_S = 0.010
 _LEAP_SEMITONES = 1.0
-_PEAK_WINDOW_S = 0.10
+_DIES_DB = 6.0  # a struck note falls no further below the player, who is still heard to play...
+_PUSH = 2.0  # ...and regains so many dB for each by which the player is louder than ever in it
 _NOISE_LOOP_S = 2.7
 
 
@@ -347,7 +348,7 @@ class Renderer:
         self._silent = True
         self._fade_from = 0.0  # seconds into the release; 0 while the note is held
         self._last_age_s = np.inf
-        self._peak_db, self._peak_age_s = -np.inf, 0.0
+        self._peak_db = self._ceiling_db = -math.inf
 
     def render(self, n_samples: int, control: RenderControl) -> FloatArray:
         """Play from where the last call ended to `control`.
@@ -370,10 +371,11 @@ class Renderer:
             self._gains[new] = self._breath(control)
             self._last_age_s = np.inf  # what follows is a new note
         else:
-            if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
-                self._peak_db = -np.inf
+            since_s = control.age_s - self._last_age_s
+            if since_s < 0.0:  # a new note; a mere dropout goes on decaying
+                self._peak_db, since_s = -math.inf, 0.0
             self._last_age_s = control.age_s
-            level_db = self._decayed(control)
+            level_db = self._decayed(control, since_s)
             body = control.pitch_midi - control.formant
             rms = self._net(control.style, body, level_db, control.age_s)
             rms *= np.float32(db_to_gain(level_db))
@@ -448,20 +450,26 @@ class Renderer:
         gain_db = min(max(share_db, BREATH_DB[0]), BREATH_DB[1]) - share_db
         return noise * np.float32(db_to_gain(control.level_db + gain_db))
 
-    def _decayed(self, control: RenderControl) -> float:
+    def _decayed(self, control: RenderControl, since_s: float) -> float:
         """The player's level, held below the curve a struck note dies along.
 
-        The peak is the loudest the player got in the note's first 100 ms: an onset on a wind
-        instrument takes about that long, and a note plucked by its first 5 ms would be faint.
+        The curve falls from the loudest the player got in the note, who by a swell drives it up
+        again, and stays within `_DIES_DB` of a player who holds on.
+
+        Args:
+            control: as the player wants it.
+            since_s: time since the last call in this note.
         """
+        level_db = control.level_db
         if control.decay_db_per_s <= 0:
-            return control.level_db
-        age_s = control.age_s
-        opening = not np.isfinite(self._peak_db) or age_s <= _PEAK_WINDOW_S
-        if opening and control.level_db > self._peak_db:
-            self._peak_db, self._peak_age_s = control.level_db, age_s
-        ceiling = self._peak_db - control.decay_db_per_s * (age_s - self._peak_age_s)
-        return min(control.level_db, ceiling)
+            return level_db
+        if self._peak_db == -math.inf:
+            self._peak_db = self._ceiling_db = level_db
+        louder_db = max(level_db - self._peak_db, 0.0)
+        self._peak_db += louder_db
+        ceiling_db = self._ceiling_db + _PUSH * louder_db - control.decay_db_per_s * since_s
+        self._ceiling_db = min(max(ceiling_db, level_db - _DIES_DB), self._peak_db)
+        return min(level_db, self._ceiling_db)
 
     def _release(self, n_samples: int, release_s: float) -> FloatArray:
         """Fade what still sounds; exact zeros after that."""
