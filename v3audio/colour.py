@@ -44,7 +44,8 @@ ALIKE_SEMITONES = 5.0
 OF_NOTE = 0.5
 """...and a note differs by so much (of a pitch's variance) from others of its pitch."""
 WEIGHTS = {"mel": 1.0, "harmonics": 0.3, "noise": 0.1}  # as the renderer was trained
-RATE, SLOPE_RATE, STYLE_RATE = 0.03, 0.01, 0.015
+RATE, STYLE_RATE = 0.03, 0.015
+SLOPE_WAY = 0.6  # how far the slope can go in all steps: little tells of it, and it would overfit
 STYLE_LEASH = 1e-4  # of the squared distance from V3's style, in its standard deviations
 STEPS, ADAPT_STEPS = 60, 200
 HELD_EVERY = 4  # pitches that judge an adaptation
@@ -161,7 +162,7 @@ class Bench:
         slope = torch.zeros_like(mean, requires_grad=True)
         groups = [
             {"params": [gains], "lr": RATE},
-            {"params": [slope], "lr": SLOPE_RATE},
+            {"params": [slope], "lr": SLOPE_WAY / steps},
             {"params": [style], "lr": STYLE_RATE},
         ]
         optimizer = torch.optim.Adam(groups[: 2 + adapt])

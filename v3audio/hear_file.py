@@ -298,3 +298,19 @@ def decay_rates(notes: Sequence[Note], level_db: Samples) -> list[float]:
         else:
             decays.append(0.0)
     return decays
+
+
+def release_times(notes: Sequence[Note], level_db: Samples) -> list[float]:
+    """How long notes take to fade by 60 dB once let go, seconds: three times their first 20 dB.
+
+    Those that the next note cuts off are left out.
+    """
+    times = []
+    ends = [round(note.onset_s / HOP_S) for note in notes[1:]] + [len(level_db)]
+    for note, end in zip(notes, ends, strict=True):
+        first = round(note.offset_s / HOP_S)
+        held_db = level_db[max(first - 3, 0) : first + 1].max(initial=-np.inf)
+        fallen = np.flatnonzero(level_db[first:end] < held_db - 20.0)
+        if len(fallen):
+            times.append(3.0 * HOP_S * float(fallen[0]))
+    return times

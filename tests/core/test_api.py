@@ -347,6 +347,17 @@ def test_capture_notices_that_notes_die_away(bundle: Bundle, write_sound: WriteS
     assert timbre.decay_db_per_s == pytest.approx(20, abs=2)
 
 
+def test_capture_hears_how_notes_let_go_ring_on(bundle: Bundle, write_sound: WriteSound) -> None:
+    rest = np.zeros(3200, np.float32)
+    for fade_s in (0.0, 0.3):
+        fade = np.power(10.0, -3.0 * np.arange(4800) / 16_000 / max(fade_s, 1e-3))
+        ring = (tone(60, 0.3) * fade).astype(np.float32)
+        x = np.concatenate([rest, *[tone(60, 0.6), ring, rest] * 2])
+        timbre = api.capture("ringing", [write_sound("r.wav", x, subtype="FLOAT")],
+                             hearing=SineEar())  # fmt: skip
+        assert timbre.extras["release_s"] == pytest.approx(fade_s + 0.03, abs=0.1)
+
+
 def test_capture_refuses_what_holds_no_notes(bundle: Bundle, write_sound: WriteSound) -> None:
     path = write_sound("short.wav", melody([60], seconds=0.3), subtype="FLOAT")
     with pytest.raises(TimbreError, match="wanted at least 1 s"):
