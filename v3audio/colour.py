@@ -200,9 +200,9 @@ class Bench:
             The better fit, and the loss on the held-out pitches without and with adaptation; both
             are 0 where the take has too few pitches to hold any out.
         """
-        pitches, order = torch.unique_consecutive(self._frames["midi"], return_inverse=True)
+        _, order = torch.unique_consecutive(self._frames["midi"], return_inverse=True)
         held = order % HELD_EVERY == HELD_EVERY // 2
-        if len(pitches) <= HELD_EVERY:
+        if not held.any():
             return self.fit(), 0.0, 0.0
         heard, judge = self.part(~held), self.part(held)
         before = judge.loss(heard.fit())

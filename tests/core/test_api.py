@@ -226,6 +226,18 @@ def test_transfer_is_the_engine_run_over_the_samples_with_what_was_heard_before(
     np.testing.assert_array_equal(api.transfer(stereo, RATE, engine=e, hearing=ear), out)
 
 
+def test_transfer_warns_of_notes_that_the_timbre_does_not_have(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    x = melody([60, 64, 67], seconds=0.3)
+    for low, high, transpose, warned in ((55, 90, 0, ""), (72, 96, 0, "+12"), (72, 96, 12, "")):
+        caplog.clear()
+        e = engine()
+        e.timbre, e.transpose = replace(TIMBRE, note_range=(low, high)), transpose
+        api.transfer(x, RATE, engine=e, hearing=SineEar())
+        assert ("outside the range of" in caplog.text) == bool(warned) and warned in caplog.text
+
+
 def test_transfer_sounds_when_the_source_sounds() -> None:
     x = melody([60, 64])
     out = api.transfer(x, RATE, TIMBRE, engine=engine(), hearing=SineEar())
