@@ -218,7 +218,7 @@ def capture(
     decays = [d for h in heard for d in decay_rates(h.notes, h.level_db)]
     decay = float(np.median(decays)) if decays else 0.0
     releases = [r for h in heard for r in release_times(h.notes, h.level_db)]
-    release_s = float(np.median(releases)) if releases else RELEASE_S
+    release_s = float(np.clip(np.median(releases or [RELEASE_S]), 0.01, 2.0))
     style = np.concatenate([h.style[h.sure] for h in heard]).mean(0, dtype=np.float64)
     timbre = Timbre(
         name=name,

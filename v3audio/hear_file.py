@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]  # told input samples done and in all
 FILE_HOP = Geometry().file_hop_length
 """Samples at the analysis rate between the frames of a file (160)."""
 HOP_S = FILE_HOP / ANALYSIS_RATE
+STRUCK_WITHIN_S = 0.2  # by then a struck or plucked note has been loudest (real ones: 0.11 s)
 """The same in seconds (10 ms)."""
 BLOCK_S = 1.0  # read and heard at once
 BATCH = 128  # frames a network call sees: larger ones gain nothing and take memory
@@ -283,7 +284,10 @@ def decode(frames: Frames, config: TrackerConfig, stretch_s: float = DECODE_S) -
 
 
 def decay_rates(notes: Sequence[Note], level_db: Samples) -> list[float]:
-    """How fast notes of half a second and more fall after their peak, in dB/s, 0 or more."""
+    """How fast notes of half a second and more fall after their peak, in dB/s, 0 or more.
+
+    A struck note is loudest at once; what swells first, and be it to fall soon, is bowed or blown.
+    """
     decays = []
     for note in notes:
         first, last = round(note.onset_s / HOP_S), round(note.offset_s / HOP_S)
@@ -291,8 +295,9 @@ def decay_rates(notes: Sequence[Note], level_db: Samples) -> list[float]:
             continue
         level = level_db[first:last].astype(np.float64)
         top = int(level.argmax())
-        falling = level[top : len(level) - 5]  # the last 50 ms belong to the release
-        if len(falling) * HOP_S >= 0.25:
+        # the last 50 ms belong to the release; a long ring falls slower than what is heard of it
+        falling = level[top : min(top + round(1.5 / HOP_S), len(level) - 5)]
+        if top * HOP_S <= STRUCK_WITHIN_S and len(falling) * HOP_S >= 0.25:
             slope = np.polyfit(np.arange(len(falling)) * HOP_S, falling, 1)[0]
             decays.append(max(0.0, -float(slope)))
         else:

@@ -359,6 +359,16 @@ def test_capture_notices_that_notes_die_away(bundle: Bundle, write_sound: WriteS
     assert timbre.decay_db_per_s == pytest.approx(20, abs=2)
 
 
+def test_capture_takes_what_swells_and_falls_for_bowed(
+    bundle: Bundle, write_sound: WriteSound
+) -> None:
+    swell, fall = tone(60, 0.5, db_per_s=24), tone(60, 0.8, db_per_s=-20)
+    swell *= np.abs(fall).max() / np.abs(swell).max()
+    x = np.concatenate([np.zeros(3200, np.float32), swell, fall, np.zeros(3200, np.float32)])
+    path = write_sound("bowed.wav", x, subtype="FLOAT")
+    assert api.capture("bowed", [path], hearing=SineEar()).decay_db_per_s == 0.0
+
+
 def test_capture_hears_how_notes_let_go_ring_on(bundle: Bundle, write_sound: WriteSound) -> None:
     rest = np.zeros(3200, np.float32)
     for fade_s in (0.0, 0.3):
