@@ -270,7 +270,8 @@ class RenderControl(NamedTuple):
         voiced: False fades out (keeping the last pitch and spectrum).
         breath: the noise bands alone, as loud against `level_db` as the timbre's own noise is, but
             within `BREATH_DB`: an attack whose pitch is not known yet.
-        decay_db_per_s: How fast a struck or plucked timbre dies by itself; 0 sustains.
+        decay_db_per_s: How fast a struck or plucked timbre dies by itself, as far as `_DIES_DB`
+            below the player; 0 sustains.
         release_s: Time the timbre takes to fade by 60 dB once the note is let go; at least 10 ms.
         formant: Semitones by which the harmonics' envelope moves along frequency: the harmonics of
             the note so much lower, at this note's pitch. Noise bands stay where they are.
