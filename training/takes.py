@@ -1,48 +1,59 @@
-"""The shipped timbres that are captured from real takes (CC0) instead of learned from a soundfont.
+"""The shipped timbres that are captures of real takes.
 
-    python -m training.takes TAKES -o presets/timbres
+    python -m training.takes ../shared/train presets/timbres
 
-TAKES is a folder with `manifest.json` (file, midi, instrument of each take). Run it again after
-the model or its renderer has been trained anew, as for any captured timbre.
+TAKES is a folder with `manifest.json`, a list of {"file", "instrument", "source", "licence"}. What
+a musician does with `v3audio capture --adapt`, this does with each of `CAPTURES`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from v3audio import timbres
 from v3audio.capture import capture
+from v3audio.errors import ConfigError
 
-CAPTURED = {
-    "bowed-bass": ("dsmolken_doublebass_arco", "double bass, bowed: dsmolken.double-bass"),
-    "karoryfer-sax": ("weresax_altosax", "alto saxophone: karoryfer.weresax"),
-    "plucked-bass": ("dsmolken_doublebass_pizz", "double bass, plucked: dsmolken.double-bass"),
+CAPTURES = {
+    "karoryfer-sax": "weresax_altosax",
+    "bowed-bass": "dsmolken_doublebass_arco",
+    "plucked-bass": "dsmolken_doublebass_pizz",
 }
-"""Folder of the takes, and what they are, by timbre."""
+"""Name of each timbre, and the folder of its takes."""
 
 
-def main(takes: Path, out: Path) -> None:
-    """Write the timbres, and say what each take was good for."""
-    manifest = json.loads((takes / "manifest.json").read_text())
-    for name, (folder, what) in CAPTURED.items():
-        files = [takes / take["file"] for take in manifest if take["file"].startswith(f"{folder}/")]
-        taken = capture(name, files).adapted()
-        timbre = replace(
-            taken.timbre,
-            source=f"captured from {what} (sfzinstruments), CC0 takes",
-            licence="CC0-1.0",
-        )
-        path = timbres.save(timbre, out / f"{name}{timbres.SUFFIX}")
-        sys.stdout.write("\n".join([f"{path}:", *taken.report.lines(), ""]) + "\n")
+def write(takes: Path, out: Path, model: Path | str | None = None) -> list[Path]:
+    """Capture and save each of `CAPTURES`, as loud as the model's other timbres.
+
+    Raises:
+        ConfigError: takes that are not there.
+    """
+    written = []
+    listed = json.loads((takes / "manifest.json").read_text())
+    for name, folder in CAPTURES.items():
+        of_one = [take for take in listed if Path(take["file"]).parent.name == folder]
+        if not of_one:
+            raise ConfigError(f"{takes}: no takes in {folder}/, which '{name}' is a capture of")
+        files = [takes / take["file"] for take in of_one]
+        taken = capture(name, files, model, licence=of_one[0]["licence"]).adapted()
+        source = f"captured from {of_one[0]['instrument']}: {of_one[0]['source']}"
+        timbre = replace(taken.timbre, source=source)
+        written.append(timbres.save(timbre, out / f"{name}{timbres.SUFFIX}"))
+    return written
+
+
+def main() -> None:
+    """Parse the options, capture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("takes", type=Path, help="folder with manifest.json")
+    parser.add_argument("out", type=Path, help="folder of timbres")
+    parser.add_argument("--model", help="name or folder; the shipped one if left out")
+    options = parser.parse_args()
+    write(options.takes, options.out, options.model)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("takes", type=Path)
-    parser.add_argument("-o", dest="out", type=Path, required=True)
-    options = parser.parse_args()
-    main(options.takes, options.out)
+    main()
