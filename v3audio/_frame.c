@@ -10,6 +10,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if !defined(__GNUC__)
 #error "needs the vectors of GCC or Clang"
@@ -30,7 +33,7 @@ typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4)));
 EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 
-EXPORT int version(void) { return 3; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 4; } /* of the functions below; see `compiled.VERSION` */
 
 EXPORT int has_avx2(void)
 {
@@ -779,7 +782,7 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
     }
 }
 
-/* y = W x + b of n_out rows; returns where the next layer's wvectors begin. */
+/* y = W x + b of n_out rows; returns where the next layer's weights begin. */
 INLINE const float *affine(int n_in, int n_out, const float *w, const float *x, float *y)
 {
     const float *bias = w + n_in * n_out;
@@ -800,51 +803,6 @@ INLINE const float *affine(int n_in, int n_out, const float *w, const float *x, 
     return bias + n_out;
 }
 
-INLINE void minus_silu(int n, const float *z, float *y)
-{
-    for (int k = 0; k < n; k++)
-        y[k] = z[k] / (1 + expf(z[k]));
-}
-
-/* `renderer.FrozenNet`: all layers' wvectors and biases stand one after the other. */
-EXPORT void net(int n_in, int hidden, int n_blocks, int n_out, const float *wvectors, const float *x,
-              float *out)
-{
-    float h[MOST], inner[MOST], outer[MOST];
-    wvectors = affine(n_in, hidden, wvectors, x, inner);
-    minus_silu(hidden, inner, h);
-    for (int block = 0; block < n_blocks; block++) {
-        wvectors = affine(hidden, hidden, wvectors, h, inner);
-        minus_silu(hidden, inner, inner);
-        wvectors = affine(hidden, hidden, wvectors, inner, outer);
-        for (int k = 0; k < hidden; k++)
-            h[k] += outer[k];
-    }
-    minus_silu(hidden, h, inner);
-    affine(hidden, n_out, wvectors, inner, out);
-}
-
-/* `renderer.Renderer._make_table`: one period of n_harmonics, as loud as `rms`, into `table`, n
- * samples and the first once more. phasors: re, im; turn: `fft.turn(n)`. */
-EXPORT void make_table(int n, int n_harmonics, const float *rms, const float *phasors,
-                       const float *turn, float *table)
-{
-    float re[MOST / 2 + 1] = {0}, im[MOST / 2 + 1] = {0};
-    for (int k = 0; k < n_harmonics; k++) {
-        re[k + 1] = rms[k] * phasors[2 * k] / n;
-        im[k + 1] = rms[k] * phasors[2 * k + 1] / n;
-    }
-    real_ifft(n, re, im, table, turn);
-    table[n] = table[0];
-}
-
-INLINE float read(const float *table, int n, double place)
-{
-    const int64_t whole = (int64_t)place;
-    const float *here = table + (whole & (n - 1));
-    return here[0] + (float)(place - whole) * (here[1] - here[0]);
-}
-
 INLINE float dot(int n, const float *a, const float *b)
 {
     vector s = {0};
@@ -857,22 +815,161 @@ INLINE float dot(int n, const float *a, const float *b)
     return sum;
 }
 
-/* `renderer.Renderer.render`, once both sounds are there: n samples that turn from sound `now` of
- * the two into the other. place, slopes, bend: where in their tables of n_table + 1 samples sample
- * s is read, place + s (slope + s bend); ramp: how far the turn comes with each sample. */
-EXPORT void play(int n_table, const float *tables, int n_noise, const float *gains, int n_loop,
-                 const float *noise, float *out, int n, int now, int noise_at, double place,
+/* LANES of them as numbers to compute with. GCC 12 makes six instructions of the plain conversion. */
+typedef int16_t small __attribute__((vector_size(2 * LANES), aligned(2)));
+INLINE vector widened(const int16_t *x)
+{
+#if defined(__AVX2__)
+    return (vector)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)x)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(*(const small *)x, whole), vector);
+#endif
+}
+
+/* y = W x + b in 16 bits: BLOCK rows after the other, of each W column by column, then the rows' steps
+ * and b, as `renderer._laid` lays them. Returns where the next layer's begin. */
+INLINE const int16_t *affine_16(int n_in, int n_out, const int16_t *w, const float *x, float *y)
+{
+    for (int row = 0; row < n_out; row += BLOCK) {
+        vector s[2][4] = {{{0}}};
+        for (int k = 0; k < n_in; k += 2)
+            for (int i = 0; i < 2; i++, w += BLOCK)
+                for (int j = 0; j < 4; j++)
+                    s[i][j] += x[k + i] * widened(w + j * LANES);
+        const float *step = (const float *)w, *bias = step + BLOCK;
+        for (int j = 0; j < BLOCK; j += LANES)
+            *(vector *)(y + row + j) = (s[0][j / LANES] + s[1][j / LANES]) * at(step + j) + at(bias + j);
+        w = (const int16_t *)(bias + BLOCK);
+    }
+    return w;
+}
+
+INLINE void minus_silu(int n, const float *z, float *y)
+{
+    for (int k = 0; k < n; k += LANES)
+        *(vector *)(y + k) = at(z + k) / (1 + exp_of(at(z + k)));
+}
+
+typedef struct {
+    int n_style, n_in, hidden, n_blocks, n_harmonics, n_noise, n_cycles, n_ages, n_colours;
+    float reference_db, lowest_db, highest_db, oldest_s, colour_low, colour_step, top_hz, taper_hz;
+    const double *cycles, *ages; /* periods in semitones, time constants in seconds */
+    const int16_t *layers;       /* for `affine_16` */
+    float *out;                  /* BLOCK more than harmonics and noise bands */
+} frozen_net;
+
+/* `renderer.FrozenNet.__call__`: a voice of n numbers, pitch, level and age to the RMS of each harmonic
+ * and noise band of a frame of RMS 1. */
+EXPORT void spectrum(const frozen_net *e, const float *voice, int n, double pitch, double level,
+                     double age)
+{
+    float x[MOST] = {0}, h[MOST], inner[MOST], outer[MOST];
+    const int n_out = e->n_harmonics + e->n_noise;
+    memcpy(x, voice, e->n_style * sizeof(float));
+    float *control = x + e->n_style;
+    *control++ = (pitch - 64) / 18;
+    for (int k = 0; k < e->n_cycles; k++) {
+        const double angle = 2 * 3.141592653589793 / e->cycles[k] * pitch;
+        *control++ = sin(angle);
+        *control++ = cos(angle);
+    }
+    level = level < e->lowest_db ? e->lowest_db : level > e->highest_db ? e->highest_db : level;
+    age = age < 0 ? 0 : age > e->oldest_s ? e->oldest_s : age;
+    *control++ = (level - e->reference_db) / 12;
+    *control++ = age - 1;
+    for (int k = 0; k < e->n_ages; k++)
+        *control++ = 2 * exp(-age / e->ages[k]) - 0.5;
+
+    const int16_t *w = affine_16(e->n_in, e->hidden, e->layers, x, inner);
+    minus_silu(e->hidden, inner, h);
+    for (int block = 0; block < e->n_blocks; block++) {
+        w = affine_16(e->hidden, e->hidden, w, h, inner);
+        minus_silu(e->hidden, inner, inner);
+        w = affine_16(e->hidden, e->hidden, w, inner, outer);
+        for (int k = 0; k < e->hidden; k++)
+            h[k] += outer[k];
+    }
+    minus_silu(e->hidden, h, inner);
+    float *out = e->out;
+    affine_16(e->hidden, n_out, w, inner, out);
+
+    if (n > e->n_style) { /* `renderer.colour_at` */
+        const float last = e->n_colours - 1.001f, place = (pitch - e->colour_low) / e->colour_step;
+        const float where = place < 0 ? 0 : place > last ? last : place;
+        const float *row = voice + e->n_style + (int)where * n_out, part = where - (int)where;
+        for (int k = 0; k < n_out; k++)
+            out[k] += row[k] + part * (row[n_out + k] - row[k]);
+    }
+    for (int k = 0; k < n_out; k += LANES)
+        *(vector *)(out + k) = exp_of(at(out + k));
+    const float hz = 440 * exp2((pitch - 69) / 12);
+    for (int k = 0; k < e->n_harmonics; k++) { /* `renderer._taper` */
+        const float gain = (e->top_hz - hz * (k + 1)) / e->taper_hz;
+        out[k] *= gain < 0 ? 0 : gain > 1 ? 1 : gain;
+    }
+    const float share = 1 / sqrtf(dot(n_out, out, out));
+    for (int k = 0; k < n_out; k++)
+        out[k] *= share;
+}
+
+INLINE float read(const float *table, int n, double place)
+{
+    const int64_t whole = (int64_t)place;
+    const float *here = table + (whole & (n - 1));
+    return here[0] + (float)(place - whole) * (here[1] - here[0]);
+}
+
+typedef struct {
+    int n_table, n_harmonics, n_noise, n_loop;
+    float *rms;           /* of the harmonics, then the noise bands */
+    const float *phasors; /* of the harmonics: re, im */
+    const float *turn;    /* `fft.turn(n_table)` */
+    float *tables;        /* one period of each of two sounds, and its first sample once more */
+    float *gains;         /* theirs, of the noise bands */
+    const float *noise;   /* a loop of n_loop samples of every band */
+    float *out;
+} voice;
+
+/* `renderer.Renderer._make_sound`: the sound of `rms` times `gain` becomes number `which` of the two. */
+INLINE void make_sound(const voice *v, int which, float gain)
+{
+    float re[MOST / 2 + 1] = {0}, im[MOST / 2 + 1] = {0};
+    float *table = v->tables + which * (v->n_table + 1), *gains = v->gains + which * v->n_noise;
+    for (int k = 0; k < v->n_harmonics; k++) {
+        const float rms = gain * v->rms[k] / v->n_table;
+        re[k + 1] = rms * v->phasors[2 * k];
+        im[k + 1] = rms * v->phasors[2 * k + 1];
+    }
+    real_ifft(v->n_table, re, im, table, v->turn);
+    table[v->n_table] = table[0];
+    for (int k = 0; k < v->n_noise; k++)
+        gains[k] = gain * v->rms[v->n_harmonics + k];
+}
+
+/* `renderer.Renderer._make_sound` and `_turned`: n samples that turn from sound `now` of the two into
+ * the other, which is made first. place, slopes, bend: where in their tables sample s is read,
+ * place + s (slope + s bend); ramp: how far the turn comes with each sample. */
+EXPORT void play(const voice *v, int n, int now, int noise_at, double gain, double place,
                  double slope_now, double slope_new, double bend, double ramp)
 {
-    const float *table = tables + now * (n_table + 1), *new_table = tables + !now * (n_table + 1);
-    const float *gain = gains + now * n_noise, *new_gain = gains + !now * n_noise;
+    make_sound(v, !now, gain);
+    const int n_noise = v->n_noise;
+    const float *table = v->tables + now * (v->n_table + 1);
+    const float *new_table = v->tables + !now * (v->n_table + 1);
+    const float *gains = v->gains + now * n_noise, *new_gains = v->gains + !now * n_noise;
     for (int s = 1; s <= n; s++, noise_at++) {
-        const float *x = noise + (int64_t)(noise_at % n_loop) * n_noise;
-        const float old = read(table, n_table, place + s * (slope_now + s * bend))
-            + dot(n_noise, x, gain);
-        const float new = read(new_table, n_table, place + s * (slope_new + s * bend))
-            + dot(n_noise, x, new_gain);
-        out[s - 1] = old + (float)(s * ramp) * (new - old);
+        const float *x = v->noise + (int64_t)(noise_at % v->n_loop) * n_noise;
+        const float old = read(table, v->n_table, place + s * (slope_now + s * bend));
+        const float new = read(new_table, v->n_table, place + s * (slope_new + s * bend));
+        const float turn = s * ramp;
+        vector noise = {0};
+        int k = 0;
+        for (; k + LANES <= n_noise; k += LANES)
+            noise += at(x + k) * (at(gains + k) + turn * (at(new_gains + k) - at(gains + k)));
+        float sum = total(noise);
+        for (; k < n_noise; k++)
+            sum += x[k] * (gains[k] + turn * (new_gains[k] - gains[k]));
+        v->out[s - 1] = old + turn * (new - old) + sum;
     }
 }
 
