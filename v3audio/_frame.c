@@ -1083,3 +1083,55 @@ EXPORT void resample(int up, int down, int width, const double *bank, const doub
             at++;
     }
 }
+
+/* `streaming.Newest.step`: from n_held samples to `hop` at the analysis rate, the first of them at
+ * held[at], in this phase; what comes before `keep` is no longer needed. */
+EXPORT void listen(int up, int down, int width, const double *bank, double *held, int window, int hop,
+                   float *newest, int n_held, int at, int phase, int keep)
+{
+    memmove(newest, newest + hop, (window - hop) * sizeof(float));
+    resample(up, down, width, bank, held, newest + window - hop, at, phase, hop);
+    memmove(held, held + keep, (n_held - keep) * sizeof(double));
+}
+
+/* `mixer._limit`, of n samples. */
+EXPORT void limit(float *x, int n, double knee)
+{
+    for (int s = 0; s < n; s++) {
+        const float size = fabsf(x[s]), k = knee;
+        if (size > k)
+            x[s] = copysignf(k < 1 ? k + (1 - k) * tanhf((size - k) / (1 - k)) : 1, x[s]);
+    }
+}
+
+typedef struct {
+    float loudest;
+    const float *part;
+    float *heard;
+    const float *wet;
+    float *out;
+    double *square;
+} mixer;
+
+/* `mixer.Mixer.mix`: n samples, from `at` of the segment on, and how many of them were not finite.
+ * gains: `width` each, n or 1, of what is heard, of the dry part and of the wet one. */
+EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, double knee)
+{
+    int n_lost = 0;
+    for (int s = 0; s < n; s++) {
+        const float *gain = gains + (width > 1 ? s : 0);
+        const int lost = !isfinite(m->part[s]);
+        const float x = lost ? 0 : m->part[s];
+        const float loud = x > m->loudest ? m->loudest : x < -m->loudest ? -m->loudest : x;
+        const float dry = x > 1 ? 1 : x < -1 ? -1 : x;
+        n_lost += lost;
+        m->heard[at + s] = loud * gain[0];
+        m->out[s] = dry * gain[width] + m->wet[at + s] * gain[2 * width];
+    }
+    limit(m->out, n, knee);
+    double square = 0;
+    for (int s = 0; s < n; s++)
+        square += (double)m->out[s] * m->out[s];
+    *m->square = square;
+    return n_lost;
+}
