@@ -973,6 +973,26 @@ EXPORT void play(const voice *v, int n, int now, int noise_at, double gain, doub
     }
 }
 
+/* `belief.NoteBelief.hear`: a frame's position, views (`stride` apart) and numbers, n_rows of them, come
+ * before those of the frames before. */
+EXPORT void remember(int n_back, int n_positions, float *mass, int n_bins, float *apart, float *spectrum,
+                     int n_rows, int n_past, float *past, const float *position, const float *views,
+                     int stride, const double *numbers)
+{
+    const int n_sums = n_positions + 1;
+    memmove(mass + n_sums, mass, (n_back - 1) * n_sums * sizeof(float));
+    for (int p = 0; p < n_positions; p++)
+        mass[p + 1] = mass[p] + position[p];
+    memmove(apart + n_bins, apart, 2 * n_bins * sizeof(float));
+    for (int bin = 0; bin < n_bins; bin++)
+        apart[bin] = 1 - views[2 * stride + bin];
+    memcpy(spectrum, views + stride, n_bins * sizeof(float));
+    for (int row = 0; row < n_rows; row++, past += n_past) {
+        memmove(past + 1, past, (n_past - 1) * sizeof(float));
+        past[0] = numbers[row];
+    }
+}
+
 /* `belief.NoteBelief._describe_frame`, up to the plain numbers: features of a frame whose pitch lies
  * in bin `at`, read where the tables of `belief._Tables` and `_PAST_AT` say. */
 EXPORT void describe(int n_candidates, int n_back, int n_positions, const float *mass,
@@ -1097,12 +1117,18 @@ EXPORT void listen(int up, int down, int width, const double *bank, double *held
 /* `mixer._limit`, of n samples. */
 EXPORT void limit(float *x, int n, double knee)
 {
-    for (int s = 0; s < n; s++) {
-        const float size = fabsf(x[s]), k = knee;
+    const float k = knee;
+    int n_over = 0;
+    for (int s = 0; s < n; s++)
+        n_over += fabsf(x[s]) > k;
+    for (int s = 0; s < n && n_over; s++) {
+        const float size = fabsf(x[s]);
         if (size > k)
             x[s] = copysignf(k < 1 ? k + (1 - k) * tanhf((size - k) / (1 - k)) : 1, x[s]);
     }
 }
+
+INLINE float clipped(float x, float size) { return x > size ? size : x < -size ? -size : x; }
 
 typedef struct {
     float loudest;
@@ -1117,21 +1143,28 @@ typedef struct {
  * gains: `width` each, n or 1, of what is heard, of the dry part and of the wet one. */
 EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, double knee)
 {
-    int n_lost = 0;
+    const float *restrict part = m->part, *restrict wet = m->wet + at;
+    float *restrict heard = m->heard + at, *restrict out = m->out;
+    const float loudest = m->loudest;
+    int n_finite = 0;
     for (int s = 0; s < n; s++) {
-        const float *gain = gains + (width > 1 ? s : 0);
-        const int lost = !isfinite(m->part[s]);
-        const float x = lost ? 0 : m->part[s];
-        const float loud = x > m->loudest ? m->loudest : x < -m->loudest ? -m->loudest : x;
-        const float dry = x > 1 ? 1 : x < -1 ? -1 : x;
-        n_lost += lost;
-        m->heard[at + s] = loud * gain[0];
-        m->out[s] = dry * gain[width] + m->wet[at + s] * gain[2 * width];
+        const int finite = fabsf(part[s]) < INFINITY;
+        const float x = finite ? part[s] : 0;
+        n_finite += finite;
+        heard[s] = clipped(x, loudest);
+        out[s] = clipped(x, 1);
     }
-    limit(m->out, n, knee);
-    double square = 0;
-    for (int s = 0; s < n; s++)
-        square += (double)m->out[s] * m->out[s];
-    *m->square = square;
-    return n_lost;
+    if (width > 1)
+        for (int s = 0; s < n; s++) {
+            heard[s] *= gains[s];
+            out[s] = out[s] * gains[width + s] + wet[s] * gains[2 * width + s];
+        }
+    else
+        for (int s = 0; s < n; s++) {
+            heard[s] *= gains[0];
+            out[s] = out[s] * gains[1] + wet[s] * gains[2];
+        }
+    limit(out, n, knee);
+    *m->square = dot(n, out, out);
+    return n - n_finite;
 }

@@ -16,8 +16,8 @@ Letters: P positions, F bins, C candidates.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from ctypes import c_double, c_int, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +89,12 @@ class NoteBelief:
             len(_PAST_AT), self._past, _PAST_AT, _PAST_LESS, _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
             self._x,
         )  # fmt: skip
+        self._lent = compiled.Lent(), compiled.Lent()
+        self._remember = compiled.bind(
+            "remember", _N_BACK, g.n_positions, self._mass, g.n_bins, self._apart, self._short,
+            *self._past.shape, self._past,
+            free=(c_void_p, c_void_p, c_int, c_double * len(self._past)),
+        )  # fmt: skip
         self._perceive = None
         if max(sizes) <= compiled.MOST:
             flat = np.concatenate([array.T.ravel() for layer in self._layers for array in layer])
@@ -126,15 +132,20 @@ class NoteBelief:
             attack_db: the tracker's attack score.
         """
         level, brief, onset, periodicity, confidence = numbers
+        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
+        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        new = level, brief, onset, pitch, attack_db
+        if self._remember:
+            at, seen = self._lent
+            self._remember(at(position), seen(views), seen.apart, (c_double * len(new))(*new))
+            return
         mass, apart, past = self._mass, self._apart, self._past
         mass[1:] = mass[:-1]
         np.add.accumulate(position, out=mass[0, 1:])
         apart[1:] = apart[:-1]
         np.subtract(1.0, views[2], out=apart[0])
         past[:, 1:] = past[:, :-1]
-        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
-        past[:, 0] = level, brief, onset, pitch, attack_db
-        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        past[:, 0] = new
         self._short[:] = views[1]
 
     def probabilities(self, now: Sounding) -> list[float]:
@@ -164,7 +175,7 @@ class NoteBelief:
         tables, past = self._tables, self._past
         at = min(max(round((pitch + tuning - tables.low) * tables.per_semitone), 0), tables.last)
         if self._describe:
-            self._describe(at, ctypes.c_double(level), ctypes.c_double(pitch))
+            self._describe(at, c_double(level), c_double(pitch))
         else:
             self._look_up(x, at, level, pitch)
         end = _N_VIEWED + len(_PAST_AT)

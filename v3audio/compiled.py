@@ -88,17 +88,24 @@ class Lent:
     """The address of an array of float32, looked up only where it is another than the time before.
 
     The array stays; what changes in it is seen.
+
+    Attributes:
+        apart: numbers from one row to the next.
     """
 
     def __init__(self) -> None:
         self._array: NDArray[Any] | None = None
         self._address = ctypes.c_void_p()
+        self.apart = 0
 
     def __call__(self, array: NDArray[Any]) -> ctypes.c_void_p:
-        """Of (n,) numbers; of a copy if they are of another type or do not stand side by side."""
+        """Of (..., n) numbers; of a copy if they are of another type or not side by side."""
         if array is not self._array:
-            held = np.ascontiguousarray(array, np.float32)
-            self._array = array if held is array else None
+            beside = array.strides[-1] == array.itemsize or array.shape[-1] == 1
+            fits = beside and array.dtype == np.float32
+            self._array = array if fits else None
+            held = array if fits else np.ascontiguousarray(array, np.float32)
+            self.apart = held.strides[0] // held.itemsize
             self._address = address(held)
             self._address.target = held  # type: ignore[attr-defined]  # lest it go
         return self._address
