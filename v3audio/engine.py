@@ -37,6 +37,8 @@ from v3audio.voice import SILENT_DB, Played, Voice, VoiceConfig
 
 Samples = NDArray[np.float32]
 
+_FLOAT32 = np.dtype(np.float32)
+
 class HearingPart(Protocol):
     """What the engine asks of `v3audio.live_hearing.LiveHearing`."""
 
@@ -365,7 +367,7 @@ class Engine:
                 f"block has shape {x.shape} and type {x.dtype}: expected (n,) float samples in "
                 "-1..1 (average the channels, divide 16-bit integers by 32768)"
             )
-        if x.dtype != np.float32:
+        if x.dtype != _FLOAT32:
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
                 x = x.astype(np.float32)
         events = self._take_settings()
