@@ -993,56 +993,107 @@ EXPORT void remember(int n_back, int n_positions, float *mass, int n_bins, float
     }
 }
 
-/* `belief.NoteBelief._describe_frame`, up to the plain numbers: features of a frame whose pitch lies
- * in bin `at`, read where the tables of `belief._Tables` and `_PAST_AT` say. */
-EXPORT void describe(int n_candidates, int n_back, int n_positions, const float *mass,
-                     const int64_t *edges, int n_bins, const float *apart, const int64_t *periods,
-                     const float *scale, const float *floors, const float *offsets, int n_spectrum,
-                     const float *spectrum, const int64_t *bins, const float *inside,
-                     const float *outside, int n_read, const float *past, const int64_t *past_at,
-                     const int64_t *past_less, const float *past_scale, const float *low,
-                     const float *high, float *x, int at, double level, double pitch)
+/* `belief.NoteBelief`: where its features are read, as in `belief._Tables` and `_PAST_AT`, and its
+ * perceptron: sizes of the input and of each layer; all layers' weights and biases, one after the other. */
+typedef struct {
+    int n_candidates, n_back, n_positions;
+    const float *mass;
+    const int64_t *edges;
+    int n_bins;
+    const float *apart;
+    const int64_t *periods;
+    const float *scale, *floors, *offsets;
+    int n_spectrum;
+    const float *spectrum;
+    const int64_t *bins;
+    const float *inside, *outside;
+    int n_read, n_past;
+    const float *past;
+    const int64_t *past_at, *past_less;
+    const float *past_scale, *low, *high;
+    int n_layers;
+    const int32_t *sizes;
+    const float *weights;
+    float *x, *scores;
+} belief;
+
+/* `belief.NoteBelief._look_up`: features of a frame whose pitch lies in bin `at`; returns their end. */
+INLINE float *look_up(const belief *b, int at, double level, double pitch)
 {
-    const int n_seen = n_candidates * (n_back + 2);
-    edges += at * 2 * n_candidates;
-    periods += at * n_candidates * 3;
-    float *seen = x;
-    for (int back = 0; back < n_back; back++, mass += n_positions + 1)
+    const int n_candidates = b->n_candidates, n_seen = n_candidates * (b->n_back + 2);
+    const int64_t *edges = b->edges + at * 2 * n_candidates;
+    const int64_t *periods = b->periods + at * n_candidates * 3;
+    const float *mass = b->mass, *apart = b->apart, *scale = b->scale + at * n_seen;
+    float *seen = b->x;
+    for (int back = 0; back < b->n_back; back++, mass += b->n_positions + 1)
         for (int c = 0; c < n_candidates; c++)
             *seen++ = mass[edges[n_candidates + c]] - mass[edges[c]];
-    for (int frame = 0; frame < 2; frame++, apart += 2 * n_bins)
+    for (int frame = 0; frame < 2; frame++, apart += 2 * b->n_bins)
         for (int c = 0; c < n_candidates; c++) {
             const int64_t *near = periods + 3 * c;
             const float least = -largest(-apart[near[0]], -apart[near[1]]);
             *seen++ = -largest(-least, -apart[near[2]]);
         }
     for (int k = 0; k < n_seen; k++)
-        x[k] = logf(x[k] + floors[k]) * scale[at * n_seen + k] + offsets[k];
-    for (int k = at * n_spectrum; k < (at + 1) * n_spectrum; k++) {
-        const int64_t *near = bins + 3 * k;
-        const float most = largest(spectrum[near[0]], largest(spectrum[near[1]], spectrum[near[2]]));
-        *seen++ = most * inside[k] + outside[k];
+        b->x[k] = logf(b->x[k] + b->floors[k]) * scale[k] + b->offsets[k];
+    for (int k = at * b->n_spectrum; k < (at + 1) * b->n_spectrum; k++) {
+        const int64_t *near = b->bins + 3 * k;
+        const float *y = b->spectrum;
+        const float most = largest(y[near[0]], largest(y[near[1]], y[near[2]]));
+        *seen++ = most * b->inside[k] + b->outside[k];
     }
     const float less[3] = {(float)level, (float)pitch, 0};
-    for (int k = 0; k < n_read; k++) {
-        const float value = (past[past_at[k]] - less[past_less[k]]) * past_scale[k];
-        *seen++ = value < low[k] ? low[k] : value > high[k] ? high[k] : value;
+    for (int k = 0; k < b->n_read; k++) {
+        const float value = (b->past[b->past_at[k]] - less[b->past_less[k]]) * b->past_scale[k];
+        *seen++ = value < b->low[k] ? b->low[k] : value > b->high[k] ? b->high[k] : value;
     }
+    return seen;
 }
 
-/* A multi-layer perceptron: sizes of the input and of each layer; all layers' weights and biases
- * stand one after the other. */
-EXPORT void perceptron(int n_layers, const int32_t *sizes, const float *weights, const float *x,
-                       float *out)
+/* `belief.perceive`, of one frame. */
+INLINE void perceive(const belief *b)
 {
     float values[MOST], next[MOST];
-    memcpy(values, x, sizes[0] * sizeof(float));
-    for (int layer = 0; layer < n_layers; layer++) {
-        const int n = sizes[layer + 1], last = layer + 1 == n_layers;
-        weights = affine(sizes[layer], n, weights, values, last ? out : next);
+    const float *weights = b->weights;
+    memcpy(values, b->x, b->sizes[0] * sizeof(float));
+    for (int layer = 0; layer < b->n_layers; layer++) {
+        const int n = b->sizes[layer + 1], last = layer + 1 == b->n_layers;
+        weights = affine(b->sizes[layer], n, weights, values, last ? b->scores : next);
         for (int k = 0; k < n && !last; k++)
             values[k] = largest(next[k], 0);
     }
+}
+
+/* `belief.NoteBelief._describe_frame`, and what the perceptron says of all features. */
+EXPORT void believe(const belief *b, int at, double pitch, double level, double periodicity,
+                    double confidence, double attack_db)
+{
+    float *x = look_up(b, at, level, pitch);
+    const float *levels = b->past, *pitches = b->past + 3 * b->n_past, *attacks = pitches + b->n_past;
+    float loudest = levels[0], low = pitches[0], high = pitches[0];
+    int steepest = 0;
+    for (int k = 1; k < b->n_past; k++)
+        loudest = largest(loudest, levels[k]);
+    for (int k = 1; k < 8; k++) {
+        low = -largest(-low, -pitches[k]);
+        high = largest(high, pitches[k]);
+    }
+    for (int k = 1; k < 12; k++)
+        steepest = attacks[k] > attacks[steepest] ? k : steepest;
+    const double height = (pitch - 60) / 20, off = pitch - rint(pitch);
+    const double below = (loudest - level) / 15, moved = high - low;
+    *x++ = height;
+    *x++ = height * height;
+    *x++ = confidence;
+    *x++ = periodicity;
+    *x++ = 2 * off;
+    *x++ = 2 * fabs(off);
+    *x++ = below < 0 ? 0 : below > 3 ? 3 : below;
+    *x++ = moved > 3 ? 3 : moved;
+    *x++ = attack_db / 15;
+    *x++ = attacks[steepest] / 15;
+    *x++ = steepest / 12.0;
+    perceive(b);
 }
 
 /* `notes._dearest_path`: n_frames of evidence for n_states, the price of a change; score begins
