@@ -439,8 +439,10 @@ typedef struct {
 
 INLINE float rise_db(const attack *a, const float *now)
 {
-    float re[MOST], im[MOST], power[2][MOST] = {{0}};
+    float re[MOST], im[MOST], power[2][MOST];
     const int n = a->n;
+    for (int i = 0; i < 2; i++)
+        memset(power[i], 0, (a->n_bands + LANES) * sizeof(float));
     for (int t = 0; t < n; t++) {
         re[t] = a->hann[t] * now[t - n - a->lag];
         im[t] = a->hann[t] * now[t - n];
@@ -567,7 +569,8 @@ INLINE void correlate(const content *c, const float *views, float *score)
 INLINE void weigh_partials(const content *c, const float *views, float *score)
 {
     enum { UNITS = 6 };
-    float near[MOST + BLOCK] = {0};
+    float near[MOST + BLOCK];
+    memset(near, 0, (c->n_views * c->width + BLOCK) * sizeof(float));
     for (int view = 0; view < c->n_views; view++) {
         const float *x = views + view * c->width;
         float *y = near + view * c->width;
@@ -740,7 +743,8 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
 {
     const int n = c->n_positions;
     for (int f = 0; f < n_frames; f++, position += n, probs += N_NOTES) {
-        float around[MOST] = {0}, content[MOST] = {0}, apart[MOST];
+        float around[MOST], content[MOST], apart[MOST];
+        memset(around, 0, (n + 2 * c->reach + LANES) * sizeof(float));
         memcpy(around + c->reach, position, n * sizeof(float));
         vector square = {0};
         for (int p = 0; p < n; p += LANES) {
@@ -779,6 +783,27 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
         memset(probs, 0, N_NOTES * sizeof(float));
         for (int k = 0; k < c->n_codes; k++)
             probs[c->notes[k]] += share * apart[k];
+    }
+}
+
+/* `hear_file._top`: of n_frames times N_NOTES probabilities the n_kept greatest, and whose they are. */
+EXPORT void keep_top(int n_kept, int n_frames, const float *probs, uint8_t *notes, float *kept)
+{
+    for (int f = 0; f < n_frames; f++, probs += N_NOTES) {
+        float left[N_NOTES];
+        memcpy(left, probs, sizeof(left));
+        for (int k = 0; k < n_kept; k++) {
+            vector most_of = at(left);
+            for (int note = LANES; note < N_NOTES; note += LANES)
+                most_of = most(most_of, at(left + note));
+            const float peak = peak_of(most_of);
+            int note = 0;
+            while (note < N_NOTES - 1 && left[note] != peak)
+                note++;
+            left[note] = -1;
+            *notes++ = note;
+            *kept++ = peak;
+        }
     }
 }
 
@@ -863,8 +888,9 @@ typedef struct {
 EXPORT void spectrum(const frozen_net *e, const float *voice, int n, double pitch, double level,
                      double age)
 {
-    float x[MOST] = {0}, h[MOST], inner[MOST], outer[MOST];
+    float x[MOST], h[MOST], inner[MOST], outer[MOST];
     const int n_out = e->n_harmonics + e->n_noise;
+    x[e->n_in - 1] = 0; /* where the number of columns was odd */
     memcpy(x, voice, e->n_style * sizeof(float));
     float *control = x + e->n_style;
     *control++ = (pitch - 64) / 18;
@@ -933,7 +959,9 @@ typedef struct {
 /* `renderer.Renderer._make_sound`: the sound of `rms` times `gain` becomes number `which` of the two. */
 INLINE void make_sound(const voice *v, int which, float gain)
 {
-    float re[MOST / 2 + 1] = {0}, im[MOST / 2 + 1] = {0};
+    float re[MOST / 2 + 1], im[MOST / 2 + 1];
+    memset(re, 0, (v->n_table / 2 + 1) * sizeof(float));
+    memset(im, 0, (v->n_table / 2 + 1) * sizeof(float));
     float *table = v->tables + which * (v->n_table + 1), *gains = v->gains + which * v->n_noise;
     for (int k = 0; k < v->n_harmonics; k++) {
         const float rms = gain * v->rms[k] / v->n_table;
