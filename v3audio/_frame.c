@@ -741,8 +741,8 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
     }
 }
 
-/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, and the nearest
- * code. Atoms are PAD wide at most. */
+/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, the nearest code
+ * and its squared distance. Atoms are PAD wide at most. */
 enum { N_NOTES = 128 };
 typedef struct {
     int n_positions, reach, n_codes;
@@ -754,7 +754,8 @@ typedef struct {
     const int32_t *notes;
 } codes;
 
-EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code)
+EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code,
+                 float *squares)
 {
     const int n = c->n_positions;
     for (int f = 0; f < n_frames; f++, position += n, probs += N_NOTES) {
@@ -786,7 +787,7 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
             *(vector *)(apart + k) = sum;
             least = -most(-least, -sum);
         }
-        float nearest = -peak_of(-least);
+        const float nearest = squares[f] = -peak_of(-least);
         for (code[f] = 0; apart[code[f]] != nearest; code[f]++)
             ;
         for (int k = 0; k < c->n_codes; k += LANES) {

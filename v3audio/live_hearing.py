@@ -139,9 +139,8 @@ class LiveHearing:
 
         Computed when asked for, from what `frame` found last; uniform content before that.
         """
-        squares = self._codes.distances(self._position)[0]
-        nearest = int(squares.argmin())
-        return nearest, math.sqrt(float(squares[nearest]))
+        _, code, squares = self._codes(self._position)
+        return int(code[0]), math.sqrt(float(squares[0]))
 
     def frames(self, windows: FloatArray, *, style: bool = True) -> Heard:
         """Hear (T, window_length) windows at the analysis rate, float32 in [-1, 1].
@@ -164,7 +163,7 @@ class LiveHearing:
             numbers, position, views = self._in_numpy(windows)
             lag = views[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
             numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
-        note_probs, code = self._codes(position)
+        note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
             styles = self._style(views[:, 0, _BELOW:], position.argmax(1))
@@ -417,20 +416,22 @@ class _Codes:
                 firsts.astype(np.int32), laid, self._squares, self._names.astype(np.int32),
             ))  # fmt: skip
 
-    def __call__(self, position: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Probabilities (T, 128) of notes, and nearest codes (T,), of positions (T, P)."""
+    def __call__(self, position: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """How probable each note is (T, 128), nearest code (T,) and how far it is, squared (T,)."""
         if self._compiled:
-            note_probs = np.empty((len(position), N_NOTES), np.float32)
-            code = np.empty(len(position), np.int64)
-            arrays: tuple[NDArray[Any], ...] = position, note_probs, code
-            self._compiled(len(position), *map(compiled.address, arrays))
-            return note_probs, code
-        squares = self.distances(position)
-        near = np.exp((squares.min(1, keepdims=True) - squares) / np.float32(self._temperature))
+            n = len(position)
+            note_probs, squares = np.empty((n, N_NOTES), np.float32), np.empty(n, np.float32)
+            code = np.empty(n, np.int64)
+            arrays: tuple[NDArray[Any], ...] = position, note_probs, code, squares
+            self._compiled(n, *map(compiled.address, arrays))
+            return note_probs, code, squares
+        distances = self._distances(position)
+        squares = distances.min(1)
+        near = np.exp((squares[:, None] - distances) / np.float32(self._temperature))
         note_probs = near @ self._notes / near.sum(1, keepdims=True)
-        return note_probs, squares.argmin(1)
+        return note_probs, distances.argmin(1), squares
 
-    def distances(self, position: FloatArray) -> FloatArray:
+    def _distances(self, position: FloatArray) -> FloatArray:
         """Squared distances (T, K) of the contents at positions (T, P) to all atoms."""
         content = position @ self._blur
         content /= np.sqrt(np.square(content).sum(1, keepdims=True))
