@@ -1238,8 +1238,8 @@ typedef struct {
 } mixer;
 
 /* `mixer.Mixer.mix`: n samples, from `at` of the segment on, and how many of them were not finite.
- * gains: `width` each, n or 1, of what is heard, of the dry part and of the wet one. */
-EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, double knee)
+ * gains: rows, `apart`, of what is heard, of the dry part and of the wet one, which move or not. */
+EXPORT int mix(const mixer *m, int at, int n, const float *gains, int apart, int move, double knee)
 {
     const float *restrict part = m->part, *restrict wet = m->wet + at;
     float *restrict heard = m->heard + at, *restrict out = m->out;
@@ -1252,15 +1252,16 @@ EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, dou
         heard[s] = clipped(x, loudest);
         out[s] = clipped(x, 1);
     }
-    if (width > 1)
+    const float *dry = gains + apart, *new = gains + 2 * apart;
+    if (move)
         for (int s = 0; s < n; s++) {
             heard[s] *= gains[s];
-            out[s] = out[s] * gains[width + s] + wet[s] * gains[2 * width + s];
+            out[s] = out[s] * dry[s] + wet[s] * new[s];
         }
     else
         for (int s = 0; s < n; s++) {
             heard[s] *= gains[0];
-            out[s] = out[s] * gains[1] + wet[s] * gains[2];
+            out[s] = out[s] * dry[0] + wet[s] * new[0];
         }
     limit(out, n, knee);
     *m->square = dot(n, out, out);
