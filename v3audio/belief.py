@@ -16,8 +16,8 @@ Letters: P positions, F bins, C candidates.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from ctypes import c_double, c_int, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -82,20 +82,23 @@ class NoteBelief:
         self._short = np.empty(g.n_bins, np.float32)
         sizes = [len(self._x), *(len(bias) for _, bias in self._layers)]
         self._scores = np.empty(sizes[-1], np.float32)
-        self._describe = compiled.bind(
-            "describe", len(OFFSETS), _N_BACK, g.n_positions, self._mass, t.mass_edges,
-            g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
-            len(_SPECTRUM_AT), self._short, t.spectrum_bins, t.spectrum_inside, t.spectrum_outside,
-            len(_PAST_AT), self._past, _PAST_AT, _PAST_LESS, _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
-            self._x,
+        self._lent = compiled.Lent(), compiled.Lent()
+        self._remember = compiled.bind(
+            "remember", _N_BACK, g.n_positions, self._mass, g.n_bins, self._apart, self._short,
+            *self._past.shape, self._past,
+            free=(c_void_p, c_void_p, c_int, c_double * len(self._past)),
         )  # fmt: skip
-        self._perceive = None
+        self._believe = None
         if max(sizes) <= compiled.MOST:
             flat = np.concatenate([array.T.ravel() for layer in self._layers for array in layer])
-            self._perceive = compiled.bind(
-                "perceptron", len(self._layers), np.array(sizes, np.int32), flat,
-                self._x, self._scores,
-            )  # fmt: skip
+            self._believe = compiled.bind("believe", compiled.record(
+                len(OFFSETS), _N_BACK, g.n_positions, self._mass, t.mass_edges,
+                g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
+                len(_SPECTRUM_AT), self._short, t.spectrum_bins, t.spectrum_inside,
+                t.spectrum_outside, len(_PAST_AT), _N_PAST, self._past, _PAST_AT, _PAST_LESS,
+                _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
+                len(self._layers), np.array(sizes, np.int32), flat, self._x, self._scores,
+            ), free=(c_int, *(c_double,) * 5))  # fmt: skip
         self.reset()
 
     def reset(self) -> None:
@@ -126,15 +129,20 @@ class NoteBelief:
             attack_db: the tracker's attack score.
         """
         level, brief, onset, periodicity, confidence = numbers
+        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
+        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        new = level, brief, onset, pitch, attack_db
+        if self._remember:
+            at, seen = self._lent
+            self._remember(at(position), seen(views), seen.apart, (c_double * len(new))(*new))
+            return
         mass, apart, past = self._mass, self._apart, self._past
         mass[1:] = mass[:-1]
         np.add.accumulate(position, out=mass[0, 1:])
         apart[1:] = apart[:-1]
         np.subtract(1.0, views[2], out=apart[0])
         past[:, 1:] = past[:, :-1]
-        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
-        past[:, 0] = level, brief, onset, pitch, attack_db
-        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        past[:, 0] = new
         self._short[:] = views[1]
 
     def probabilities(self, now: Sounding) -> list[float]:
@@ -142,32 +150,29 @@ class NoteBelief:
 
         To be called before the next frame is heard: what was heard last is still read here.
         """
-        x = self._x
-        self._describe_frame(x)
-        x[_N_HEARD:] = self._describe_tracker(now)
-        scores: list[float] = self._weigh(x).tolist()
+        self._x[_N_HEARD:] = self._describe_tracker(now)
+        scores: list[float] = self._weigh().tolist()
         top = max(scores)
         odds = [math.exp(score - top) for score in scores]
         total = sum(odds)
         return [odd / total for odd in odds]
 
-    def _weigh(self, x: FloatArray) -> FloatArray:
-        """The perceptron's scores."""
-        if self._perceive:
-            self._perceive()
-            return self._scores
-        return perceive(x, self._layers)
-
-    def _describe_frame(self, x: FloatArray) -> None:
-        """The features that do not depend on what sounds, into the first of `x`."""
+    def _weigh(self) -> FloatArray:
+        """The perceptron's scores of the newest frame."""
         pitch, level, tuning, periodicity, confidence, attack_db = self._heard
-        tables, past = self._tables, self._past
-        at = min(max(round((pitch + tuning - tables.low) * tables.per_semitone), 0), tables.last)
-        if self._describe:
-            self._describe(at, ctypes.c_double(level), ctypes.c_double(pitch))
-        else:
-            self._look_up(x, at, level, pitch)
-        end = _N_VIEWED + len(_PAST_AT)
+        t = self._tables
+        at = min(max(round((pitch + tuning - t.low) * t.per_semitone), 0), t.last)
+        if self._believe:
+            self._believe(at, pitch, level, periodicity, confidence, attack_db)
+            return self._scores
+        self._describe_frame(self._x, at)
+        return perceive(self._x, self._layers)
+
+    def _describe_frame(self, x: FloatArray, at: int) -> None:
+        """The features that do not depend on what sounds, into the first of `x`."""
+        pitch, level, _, periodicity, confidence, attack_db = self._heard
+        self._look_up(x, at, level, pitch)
+        past, end = self._past, _N_VIEWED + len(_PAST_AT)
         off, recent = pitch - round(pitch), past[3, :8].tolist()
         attacks = past[4, :12].tolist()
         steepest = max(attacks)
