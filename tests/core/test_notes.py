@@ -618,10 +618,14 @@ def scripted(pitches_and_chances, **changes):
     return [(e.sample, e.kind, e.note) for e in events]
 
 
-def test_a_sure_belief_is_a_note_at_once():
-    ((first, kind, note),) = scripted([(76.0, {HERE: 0.95})] * 8)
-    assert (kind, note) == ("on", 76)
-    assert first <= 1  # frames; a period is 1.5 ms
+def test_the_surer_a_belief_the_sooner_it_is_a_note():
+    firsts = []
+    for sure in 0.82, 0.9, 0.98:
+        ((first, kind, note),) = scripted([(76.0, {HERE: sure})] * 20)
+        assert (kind, note) == ("on", 76)
+        firsts.append(first)
+    assert firsts == sorted(firsts, reverse=True)
+    assert firsts[-1] <= 2 < firsts[0]  # frames
 
 
 def test_low_notes_gather_more_belief_than_high_ones():
@@ -777,7 +781,7 @@ def test_probabilities_are_probabilities(heard):
         numbers = f.level_db, f.brief_db, f.onset, f.periodicity, f.confidence
         rule.hear(f.position, f.views, f.pitch_midi, 0.0, numbers, 0.0)
         for sounding in (-1, 0, 60, 127):
-            chances = rule.probabilities(belief.Sounding(sounding, 5, 10, -20.0, -60.0))
+            chances = rule.probabilities(belief.Sounding(sounding, 10))
             assert len(chances) == belief.NOTHING + 1
             assert sum(chances) == pytest.approx(1.0)
             assert min(chances) >= 0.0
