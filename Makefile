@@ -1,5 +1,6 @@
 # make demo   install into .venv, then turn a shipped recording into MIDI and another timbre
 # make test   install with the development tools, then lint, types, import directions and tests
+# make model  learn all that ships, from nothing (training/model.mk)
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -39,3 +40,5 @@ $(BIN)/python:
 	@test -n '$(PYTHON)' || { \
 	  echo 'v3audio needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+include training/model.mk

@@ -135,7 +135,8 @@ def hear(sounds: Sounds, seed: int) -> Iterator[tuple[hear_file.Frames, list[Tru
         far = degrade(rng, sound, SAMPLE_RATE)
         kept = hear_file.KeptFrames()
         sound_at = hear_file.open_sound((far, SAMPLE_RATE))
-        for heard in hear_file.hear(sound_at, hearing, hear_file.TAIL_S, None, style=False):
+        tail_s = hear_file.TAIL_S
+        for heard in hear_file.hear(sound_at, hearing, tail_s, None, style=False, quieten=True):
             kept.add(heard)
         yield kept.frames(), ended(sound, notes)
 

@@ -77,7 +77,7 @@ def transcribe(
     sound = open_sound(source)
     hearing = hearing or load_hearing(model, device)
     kept = KeptFrames()
-    for heard in hear(sound, hearing, TAIL_S, progress, style=False):
+    for heard in hear(sound, hearing, TAIL_S, progress, style=False, quieten=True):
         kept.add(heard)
     notes = decode(kept.frames(), config or TrackerConfig())
     duration_s = sound.n_samples / sound.sample_rate

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from v3audio.audio_file import audio_info, read_mono
 from v3audio.bundle import load_bundle
+from v3audio.denoise import denoise
 from v3audio.engine import pick_device
 from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
@@ -126,31 +128,45 @@ def hear(
     progress: Progress | None,
     *,
     style: bool = True,
+    quieten: bool = False,
 ) -> Iterator[Heard]:
-    """What is heard, some frames at a time: all frames that end within the sound and its tail."""
-    resampler, framer = StreamingResampler(sound.sample_rate), Framer(FILE_HOP)
-    resampled, framed = resampler.init_state(), framer.init_state()
-    n_done = 0
+    """What is heard, some frames at a time: all frames that end within the sound and its tail.
+
+    Args:
+        sound: is read to its end.
+        hearing: hears.
+        tail_s: silence after the sound.
+        progress: told samples done and in all.
+        style: whether to work out the style too.
+        quieten: take steady noise out first, for notes; levels and styles are then not the sound's.
+    """
+    framer = Framer(FILE_HOP)
+    framed = framer.init_state()
     n_analysis = int((sound.n_samples / sound.sample_rate + tail_s) * ANALYSIS_RATE)
     n_frames_left = n_analysis // FILE_HOP
-    tail = round(tail_s * sound.sample_rate) + resampler.delay_samples + 1
-    for block in _with_tail(sound.blocks, tail):
-        y, resampled = resampler.step(block, resampled)
-        windows, framed = framer.step(y, framed)
+    blocks = _resampled(sound, tail_s, progress)
+    for block in denoise(blocks) if quieten else blocks:
+        windows, framed = framer.step(block, framed)
         windows = windows[:n_frames_left]
         n_frames_left -= len(windows)
         for start in range(0, len(windows), BATCH):
             with one_thread():
                 heard = hearing.frames(windows[start : start + BATCH], style=style)
             yield heard
+
+
+def _resampled(sound: FileSound, tail_s: float, progress: Progress | None) -> Iterator[Samples]:
+    """The sound and its tail at the analysis rate."""
+    resampler = StreamingResampler(sound.sample_rate)
+    state = resampler.init_state()
+    tail = round(tail_s * sound.sample_rate) + resampler.delay_samples + 1
+    n_done = 0
+    for block in chain(sound.blocks, [np.zeros(tail, np.float32)]):
+        y, state = resampler.step(block, state)
+        yield y
         if progress:
             n_done = min(n_done + len(block), sound.n_samples)
             progress(n_done, sound.n_samples)
-
-
-def _with_tail(blocks: Iterator[Samples], n: int) -> Iterator[Samples]:
-    yield from blocks
-    yield np.zeros(n, np.float32)
 
 
 # -- notes of long recordings --------------------------------------------------------------------

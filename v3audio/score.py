@@ -281,7 +281,7 @@ def hear_score(sound: FileSound, hearing: HearingPart, progress: Progress | None
     """
     levels, kept = _Levels(sound.sample_rate), KeptFrames()
     watched = replace(sound, blocks=levels.watch(sound.blocks))
-    for part in hear(watched, hearing, TAIL_S, progress, style=False):
+    for part in hear(watched, hearing, TAIL_S, progress, style=False, quieten=True):
         kept.add(part)
     frames = kept.frames()
     notes = decode(frames, TrackerConfig())

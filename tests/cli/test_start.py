@@ -108,6 +108,22 @@ def test_importing_v3audio_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_the_commands_are_loaded_ends_in_order(name: str) -> None:
+    script = f"""
+import signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "v3audio.cli":
+            signal.raise_signal(signal.{name})
+sys.meta_path.insert(0, Finder())
+from v3audio.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "v3audio: stopped\n")
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
