@@ -1,8 +1,8 @@
 """Attacks as players make them: what a soundfont's samples hardly have, added to known notes.
 
-A reed or a string may speak in an overtone before its fundamental, a bow grips late, breath comes
-before the tone. Each is a filter that fades away within the first tens of milliseconds of a note;
-the notes stay true, as the player meant them from the onset on.
+A reed or a string may speak in an overtone before its fundamental, or flat; a bow grips late,
+breath comes before the tone. Each is a filter that fades away in the first tens of milliseconds of
+a note; the notes stay true, as the player meant them from the onset on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import signal
 
 FloatArray = NDArray[np.float32]
 
-_KINDS = ("overtone", "thin", "slow", "breath")
+_KINDS = ("overtone", "thin", "scoop", "slow", "breath")
 _JOINED_S = 0.002  # a note that begins so soon after the one before is not played anew
 
 
@@ -49,7 +49,7 @@ def speak(
     """
     out = sound.astype(np.float64)
     peak = float(np.abs(sound).max())
-    habits = rng.choice(_KINDS, size=int(rng.integers(1, 3)), replace=False)
+    habits = rng.choice(_KINDS, size=int(rng.integers(1, 4)), replace=False)
     often, longest_s = rng.uniform(0.3, 0.9), rng.uniform(0.03, 0.12)
     multiple = int(rng.choice((2, 2, 3)))
     before_s = -1.0
@@ -70,6 +70,8 @@ def speak(
                 _overtone(rng, out, start, length, period, multiple)
             elif habit == "thin":
                 _thin(rng, out, start, length, sample_rate / period, sample_rate)
+            elif habit == "scoop":
+                _scoop(rng, out, start, length)
             elif habit == "slow":
                 _slow(rng, out, start, length, joined)
             else:
@@ -118,6 +120,14 @@ def _thin(
     thin = signal.sosfilt(sos, out[start : start + length])
     share = _fade(rng, length)
     out[start : start + length] += share * (thin - out[start : start + length])
+
+
+def _scoop(rng: np.random.Generator, out: NDArray[np.float64], start: int, length: int) -> None:
+    """From below, rarely from above: read slower, from as much later as it takes to be on time."""
+    depth = rng.uniform(0.3, 1.7) if rng.random() < 0.85 else rng.uniform(-0.8, -0.2)
+    speed = 2.0 ** (-depth / 12.0 * _fade(rng, length))
+    at = start + length - np.cumsum(speed[::-1])[::-1]
+    out[start : start + length] = np.interp(at, np.arange(len(out)), out)
 
 
 def _slow(

@@ -56,6 +56,7 @@ from v3audio.paths import atomic_write
 FloatArray = NDArray[np.float32]
 
 RIGHT_SEMITONES = 0.6  # a note-on within this of the true pitch is right
+MAX_CLIP_S = 20.0
 WINDOW = 2048
 NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
@@ -91,13 +92,13 @@ class Lesson(NamedTuple):
 
 
 def melodies(folder: Path, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
-    """Clips of a rendered folder: as recorded in their rooms, every other one played anew."""
+    """Clips of a rendered folder: each as recorded in its room, then played and recorded anew."""
     for number, clip in enumerate(find_clips(folder)):
         notes = [TrueNote(n.onset_s, n.offset_s, n.midi + n.cents / 100) for n in clip.notes()]
-        sound, clean = clip.read()
-        if clean is not None and number % 2:
-            sound = _taken(np.random.default_rng([seed, 1, number]), clean, notes)
-        yield sound, notes
+        noisy, clean = clip.read()
+        yield noisy, notes
+        if clean is not None:
+            yield _taken(np.random.default_rng([seed, 1, number]), clean, notes), notes
 
 
 def voices(n_clips: int, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
@@ -139,7 +140,7 @@ def single_notes(
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 3, number])
         phrase, notes = single_phrase(rng, folder, number)
-        yield _taken(rng, phrase, notes, spoken=0.35), notes
+        yield _taken(rng, phrase, notes, spoken=0.5), notes
 
 
 def single_phrase(
@@ -273,6 +274,7 @@ def lesson(
     hearing: LiveHearing, sound: FloatArray, notes: list[TrueNote], rng: np.random.Generator
 ) -> Lesson:
     """What is to be learned from a clip."""
+    sound = sound[: round(MAX_CLIP_S * SAMPLE_RATE)]
     n_frames = len(sound) // round(HOP_S * SAMPLE_RATE)
     times_s = np.arange(1, n_frames + 1) * HOP_S
     onsets = np.array([note.onset_s for note in notes])
@@ -390,8 +392,8 @@ def main() -> None:
     parser.add_argument("--melodies", type=Path, action="append", default=[])
     parser.add_argument("--singles", type=Path, help="folder of single notes with manifest.json")
     parser.add_argument("--n-singles", type=int, default=200, help="phrases made of them")
-    parser.add_argument("--n-voices", type=int, default=150, help="phrases sung")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[192, 96])
+    parser.add_argument("--n-voices", type=int, default=200, help="phrases sung")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
     options = parser.parse_args()

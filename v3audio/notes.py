@@ -172,22 +172,22 @@ class TrackerConfig:
 
     # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
     # before, each in proportion to the log odds it gives, must add up to some ms and periods.
-    believe: float = 0.8
+    believe: float = 0.83
     believe_odds: float = 2.5  # log odds of a frame that counts in full
-    believe_most: float = 5.0  # and the highest that are believed
-    believe_fades: float = 0.5  # a frame that names nothing takes so much of its time away
-    believe_ms: float = 13.0
-    believe_periods: float = 0.7
+    believe_most: float = 5  # and the highest that are believed
+    believe_fades: float = 1.0  # a frame that names nothing takes so much of its time away
+    believe_ms: float = 8
+    believe_periods: float = 0.2
     # Periods more for a change so soon after a note-on.
     soon_periods: float = 0.5
-    soon_ms: float = 150.0
+    soon_ms: float = 0
     # The next semitone is another note once the pitch stands so far from the sounding one: a note
     # out of tune may be called by either name, but not by one after the other.
-    next_semitones: float = 0.7
+    next_semitones: float = 0.75
     # A note that another replaced within `false_start_ms` was a false start, as when a reed first
     # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
     false_start_ms: float = 130.0
-    false_start_more_ms: float = 10.0
+    false_start_more_ms: float = 32.5
 
     # -- Live, from the numbers alone: when to trust a pitch, in ms of trusted frames.
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
@@ -475,7 +475,7 @@ class NoteTracker:
                 candidate = note if kind == REPEAT else note_named(kind, pitch)
                 new = candidate != note
                 new &= abs(candidate - note) > 1 or abs(pitch - note) >= c.next_semitones
-                if 0 <= candidate < N_NOTES and (new or kind == REPEAT):
+                if c.lowest_midi < candidate < N_NOTES and (new or kind == REPEAT):
                     named, sure = candidate, chances[kind]
         if sure > 0.5:
             odds = min(math.log(sure / max(1.0 - sure, 1e-9)), c.believe_most)

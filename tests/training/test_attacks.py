@@ -41,3 +41,15 @@ def test_an_overblown_attack_has_every_second_harmonic():
     fundamental, octave = partials() / before
     assert fundamental < 0.5
     assert octave == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_scoop_comes_from_below_and_arrives():
+    sound = buzz().astype(np.float64)
+    before, start = sound.copy(), round(0.9 * RATE)
+    attacks._scoop(np.random.default_rng(1), sound, start, 3200)
+    np.testing.assert_array_equal(sound[start + 3200 :], before[start + 3200 :])
+    upward = np.diff(np.signbit(sound[start : start + 800]).astype(int)) < 0
+    steady = np.diff(np.signbit(before[start : start + 800]).astype(int)) < 0
+    assert np.diff(np.flatnonzero(upward)).mean() > 1.01 * np.diff(np.flatnonzero(steady)).mean()
+    last = slice(start + 3100, start + 3200)
+    np.testing.assert_allclose(sound[last], before[last], atol=0.1)
