@@ -1,6 +1,7 @@
 """Learning the live tracker's belief (`v3audio.belief`): which note is meant, from known notes.
 
-    python -m training.live_notes --melodies data/melodies --singles ../shared/train -o belief.npz
+    python -m training.live_notes --melodies data/melodies --melodies data/second \
+        --singles ../shared/train -o belief.npz
 
 Three kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
