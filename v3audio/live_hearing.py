@@ -104,6 +104,7 @@ class LiveHearing:
         self._numbers = np.zeros(N_NUMBERS, np.float32)
         self._position = np.full((1, g.n_positions), 1 / g.n_positions, np.float32)
         self._views = np.zeros((1, N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
+        self._show()
         self._hear = self._step = None
         if _fits(config):
             ear = compiled.record(
@@ -124,12 +125,16 @@ class LiveHearing:
         else:
             numbers, self._position, self._views = self._in_numpy(self._window[None])
             self._numbers = numbers[0]
-        level_db, onset, periodicity, pitch_midi, confidence, brief_db = self._numbers[:6].tolist()
-        views = self._views[0, :, _BELOW : _BELOW + self._geometry.n_bins]
+            self._show()
+        level_db, onset, periodicity, pitch_midi, confidence, brief_db, *_ = self._numbers.tolist()
         return FrameNotes(
-            level_db, onset, periodicity, pitch_midi, confidence, None, self._position[0], views,
-            brief_db,
-        )  # fmt: skip
+            level_db, onset, periodicity, pitch_midi, confidence, None, *self._shown, brief_db
+        )
+
+    def _show(self) -> None:
+        """Lay open the newest frame's position and views."""
+        n_bins = self._geometry.n_bins
+        self._shown = self._position[0], self._views[0, :, _BELOW : _BELOW + n_bins]
 
     def each(self, windows: FloatArray) -> Iterator[FrameNotes]:
         """`frame` of each of (T, window_length) windows, heard many at a time."""
