@@ -1,6 +1,7 @@
 """Learning the live tracker's belief (`v3audio.belief`): which note is meant, from known notes.
 
-    python -m training.live_notes --melodies data/melodies --singles ../shared/train -o belief.npz
+    python -m training.live_notes --melodies data/melodies --melodies data/second \
+        --singles ../shared/train -o belief.npz
 
 Three kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.attacks import speak
-from training.clips import SAMPLE_RATE, find_clips
+from training.clips import SAMPLE_RATE, Clip, find_clips
 from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import coloured_noise, disturb
 from training.voices import VOICE_NOTES, sing
@@ -94,23 +95,30 @@ class Lesson(NamedTuple):
 def melodies(folder: Path, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
     """Clips of a rendered folder: each as recorded in its room, then played and recorded anew."""
     for number, clip in enumerate(find_clips(folder)):
-        notes = [TrueNote(n.onset_s, n.offset_s, n.midi + n.cents / 100) for n in clip.notes()]
-        noisy, clean = clip.read()
+        notes, noisy, clean = rendered(clip)
         yield noisy, notes
         if clean is not None:
-            yield _taken(np.random.default_rng([seed, 1, number]), clean, notes), notes
+            yield taken(np.random.default_rng([seed, 1, number]), clean, notes), notes
 
 
-def voices(n_clips: int, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
-    """Synthetic singers in a range of one to two octaves, who slide and scoop often."""
+def rendered(clip: Clip) -> tuple[list[TrueNote], FloatArray, FloatArray | None]:
+    """A rendered clip's notes, the recording, and its clean render."""
+    notes = [TrueNote(n.onset_s, n.offset_s, n.midi + n.cents / 100) for n in clip.notes()]
+    return notes, *clip.read()
+
+
+def voices(
+    n_clips: int, seed: int, first: int = 100
+) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+    """Synthetic singers, from `first` on, in one to two octaves, who slide and scoop often."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 2, number])
-        sound, phrase = sung(rng, 100 + number)
+        sound, phrase = sung(rng, first + number)
         notes = [
             TrueNote(n.onset / TICKS_PER_S, n.offset / TICKS_PER_S, n.midi + n.cents / 100)
             for n in phrase
         ]
-        yield _taken(rng, sound, notes, spoken=0.2), notes
+        yield taken(rng, sound, notes, spoken=0.2), notes
 
 
 def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseNote]]:
@@ -140,7 +148,7 @@ def single_notes(
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 3, number])
         phrase, notes = single_phrase(rng, folder, number)
-        yield _taken(rng, phrase, notes, spoken=0.5), notes
+        yield taken(rng, phrase, notes, spoken=0.5), notes
 
 
 def single_phrase(
@@ -197,7 +205,7 @@ def _single(path: Path, semitones: float, seconds: float) -> FloatArray:
     return cut * np.float32(0.1 / max(float(np.sqrt(np.mean(cut**2))), 1e-6))
 
 
-def _taken(
+def taken(
     rng: np.random.Generator, clean: FloatArray, notes: list[TrueNote], spoken: float = 0.6
 ) -> FloatArray:
     """One take of a clean clip: sometimes with other attacks, in a room or as it is."""
