@@ -5,7 +5,8 @@
  * The functions hold Python's lock while they run, less than a tenth of a millisecond for a live frame:
  * giving it away and winning it back is what makes a step late where other threads are busy.
  *
- * Sums run in eight lanes, which the compiler makes of two times four where the processor has four.
+ * Sums run in eight lanes, which the compiler makes of two times four where the processor has four;
+ * the longest loops in sixteen where it has those.
  */
 #include <math.h>
 #include <stdint.h>
@@ -23,22 +24,32 @@
 enum {
     LANES = 8,
     BLOCK = 4 * LANES,
+#if defined(__AVX512F__)
+    WIDE = 16, /* lanes of the longest loops */
+#else
+    WIDE = LANES,
+#endif
     PAD = 16,   /* kernels' lengths are multiples of this */
     MOST = 4096 /* samples of a window and what is made of it */
 };
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float wide __attribute__((vector_size(4 * WIDE), aligned(4)));
 typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* ctypes loads this; it is never imported. */
 EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
+EXPORT void *PyInit__frame_avx512(void) { return 0; }
 
 EXPORT int version(void) { return 5; } /* of the functions below; see `compiled.VERSION` */
 
-EXPORT int has_avx2(void)
+/* What this processor can do: 0 nothing special, 1 AVX2, 2 AVX-512 too. */
+EXPORT int level(void)
 {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return avx2 + (avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+                   && __builtin_cpu_supports("avx512dq"));
 #else
     return 0;
 #endif
@@ -46,6 +57,8 @@ EXPORT int has_avx2(void)
 
 INLINE vector at(const float *x) { return *(const vector *)x; }
 INLINE vector all(float x) { return x - (vector){0}; }
+INLINE wide wide_at(const float *x) { return *(const wide *)x; }
+INLINE wide wide_all(float x) { return x - (wide){0}; }
 INLINE vector chosen(whole mask, vector a, vector b)
 {
     return (vector)(((whole)a & mask) | ((whole)b & ~mask));
@@ -317,20 +330,22 @@ enum {
 INLINE void weigh_spectrum(int frames, int n, const float *kernel, const float *re, const float *im,
                            vector power[2])
 {
-    vector sums[2][2][4] = {{{{0}}}};
+    wide sums[2][2][2 * LANES / WIDE][2] = {{{{{0}}}}}; /* of kernels, real and imaginary parts side by side */
     for (int k = 0; k < n; k += 2)
         for (int i = 0; i < 2; i++, kernel += 2 * LANES)
-            for (int f = 0; f < frames; f++) {
-                vector *sum = sums[frames > 1 ? 0 : i][f];
-                const float xr = re[f * VALUES + k + i], xi = im[f * VALUES + k + i];
-                sum[0] += at(kernel) * xr;
-                sum[1] += at(kernel + LANES) * xi;
-                sum[2] += at(kernel) * xi;
-                sum[3] += at(kernel + LANES) * xr;
-            }
+            for (int f = 0; f < frames; f++)
+                for (int j = 0; j < 2 * LANES / WIDE; j++) {
+                    wide *sum = sums[frames > 1 && WIDE == LANES ? 0 : i][f][j];
+                    sum[0] += wide_at(kernel + j * WIDE) * re[f * VALUES + k + i];
+                    sum[1] += wide_at(kernel + j * WIDE) * im[f * VALUES + k + i];
+                }
     for (int f = 0; f < frames; f++) {
-        const vector *s = sums[0][f], *t = sums[1][f];
-        const vector a = s[0] + t[0] - s[1] - t[1], b = s[2] + t[2] + s[3] + t[3];
+        float x[2 * LANES], y[2 * LANES];
+        for (int j = 0; j < 2 * LANES / WIDE; j++) {
+            *(wide *)(x + j * WIDE) = sums[0][f][j][0] + sums[1][f][j][0];
+            *(wide *)(y + j * WIDE) = sums[0][f][j][1] + sums[1][f][j][1];
+        }
+        const vector a = at(x) - at(y + LANES), b = at(y) + at(x + LANES);
         power[f] = a * a + b * b;
     }
 }
@@ -569,8 +584,8 @@ INLINE void correlate(const content *c, const float *views, float *score)
 INLINE void weigh_partials(const content *c, const float *views, float *score)
 {
     enum { UNITS = 6 };
-    float near[MOST + BLOCK];
-    memset(near, 0, (c->n_views * c->width + BLOCK) * sizeof(float));
+    float near[MOST + 4 * WIDE];
+    memset(near, 0, (c->n_views * c->width + 4 * WIDE) * sizeof(float));
     for (int view = 0; view < c->n_views; view++) {
         const float *x = views + view * c->width;
         float *y = near + view * c->width;
@@ -578,22 +593,22 @@ INLINE void weigh_partials(const content *c, const float *views, float *score)
             y[bin] = largest(x[bin], largest(x[bin - 1], x[bin + 1]));
     }
     const int n_in = c->n_views * c->n_partials;
-    for (int p = 0; p < c->n_positions; p += 2 * LANES)
+    for (int p = 0; p < c->n_positions; p += 2 * WIDE)
         for (int u = 0; u < c->n_units; u += UNITS) {
             const float *entry = c->entry + u * (n_in + 1);
-            vector y[UNITS], z[UNITS], sum_y = {0}, sum_z = {0};
+            wide y[UNITS], z[UNITS], sum_y = {0}, sum_z = {0};
             for (int i = 0; i < UNITS; i++)
-                y[i] = z[i] = all(entry[i * (n_in + 1) + n_in]);
+                y[i] = z[i] = wide_all(entry[i * (n_in + 1) + n_in]);
             for (int view = 0, k = 0; view < c->n_views; view++)
                 for (int j = 0; j < c->n_partials; j++, k++) {
                     const float *x = near + view * c->width + c->places[j] + p;
-                    const vector a = at(x), b = at(x + LANES);
+                    const wide a = wide_at(x), b = wide_at(x + WIDE);
                     for (int i = 0; i < UNITS; i++) {
                         y[i] += entry[i * (n_in + 1) + k] * a;
                         z[i] += entry[i * (n_in + 1) + k] * b;
                     }
                 }
-            vector s[UNITS] = {{0}}, t[UNITS] = {{0}};
+            wide s[UNITS] = {{0}}, t[UNITS] = {{0}};
             for (int i = 0; i < UNITS; i++) {
                 sum_y += c->weigh[u + i] * y[i];
                 sum_z += c->weigh[u + i] * z[i];
@@ -610,8 +625,8 @@ INLINE void weigh_partials(const content *c, const float *views, float *score)
                 sum_y += s[i] * y[i];
                 sum_z += t[i] * z[i];
             }
-            *(vector *)(score + p) += sum_y;
-            *(vector *)(score + p + LANES) += sum_z;
+            *(wide *)(score + p) += sum_y;
+            *(wide *)(score + p + WIDE) += sum_z;
         }
 }
 
@@ -726,8 +741,8 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
     }
 }
 
-/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, and the nearest
- * code. Atoms are PAD wide at most. */
+/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, the nearest code
+ * and its squared distance. Atoms are PAD wide at most. */
 enum { N_NOTES = 128 };
 typedef struct {
     int n_positions, reach, n_codes;
@@ -739,7 +754,8 @@ typedef struct {
     const int32_t *notes;
 } codes;
 
-EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code)
+EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code,
+                 float *squares)
 {
     const int n = c->n_positions;
     for (int f = 0; f < n_frames; f++, position += n, probs += N_NOTES) {
@@ -771,7 +787,7 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
             *(vector *)(apart + k) = sum;
             least = -most(-least, -sum);
         }
-        float nearest = -peak_of(-least);
+        const float nearest = squares[f] = -peak_of(-least);
         for (code[f] = 0; apart[code[f]] != nearest; code[f]++)
             ;
         for (int k = 0; k < c->n_codes; k += LANES) {
@@ -840,14 +856,16 @@ INLINE float dot(int n, const float *a, const float *b)
     return sum;
 }
 
-/* LANES of them as numbers to compute with. GCC 12 makes six instructions of the plain conversion. */
-typedef int16_t small __attribute__((vector_size(2 * LANES), aligned(2)));
-INLINE vector widened(const int16_t *x)
+/* WIDE of them as numbers to compute with. GCC 12 makes six instructions of the plain conversion. */
+INLINE wide widened(const int16_t *x)
 {
-#if defined(__AVX2__)
-    return (vector)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)x)));
+#if defined(__AVX512F__)
+    return (wide)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)x)));
+#elif defined(__AVX2__)
+    return (wide)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)x)));
 #else
-    return __builtin_convertvector(__builtin_convertvector(*(const small *)x, whole), vector);
+    typedef int16_t small __attribute__((vector_size(2 * LANES), aligned(2)));
+    return __builtin_convertvector(__builtin_convertvector(*(const small *)x, whole), wide);
 #endif
 }
 
@@ -856,14 +874,15 @@ INLINE vector widened(const int16_t *x)
 INLINE const int16_t *affine_16(int n_in, int n_out, const int16_t *w, const float *x, float *y)
 {
     for (int row = 0; row < n_out; row += BLOCK) {
-        vector s[2][4] = {{{0}}};
+        wide s[2][BLOCK / WIDE] = {{{0}}};
         for (int k = 0; k < n_in; k += 2)
-            for (int i = 0; i < 2; i++, w += BLOCK)
-                for (int j = 0; j < 4; j++)
-                    s[i][j] += x[k + i] * widened(w + j * LANES);
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < BLOCK / WIDE; j++, w += WIDE)
+                    s[i][j] += x[k + i] * widened(w);
         const float *step = (const float *)w, *bias = step + BLOCK;
-        for (int j = 0; j < BLOCK; j += LANES)
-            *(vector *)(y + row + j) = (s[0][j / LANES] + s[1][j / LANES]) * at(step + j) + at(bias + j);
+        for (int j = 0; j < BLOCK; j += WIDE)
+            *(wide *)(y + row + j) =
+                (s[0][j / WIDE] + s[1][j / WIDE]) * wide_at(step + j) + wide_at(bias + j);
         w = (const int16_t *)(bias + BLOCK);
     }
     return w;

@@ -32,7 +32,8 @@ MOST = 4096
 def library() -> ctypes.PyDLL | None:
     """What was built, for this processor, or None."""
     plain = _load("_frame")
-    return (_load("_frame_avx2") or plain) if plain and plain.has_avx2() else plain
+    better = ("_frame_avx2", "_frame_avx512")[: plain.level()] if plain else ()
+    return next(filter(None, map(_load, reversed(better))), plain)
 
 
 def _load(name: str) -> ctypes.PyDLL | None:

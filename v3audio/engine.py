@@ -191,6 +191,7 @@ class Engine:
             hearing = hearing or bundle.load_live_hearing(device)
             renderer = renderer or Renderer(bundle.load_frozen_renderer(), self.sample_rate, seed)
         self._timbre, self._hearing, self._renderer = timbre, hearing, renderer
+        self._codes = hearing if isinstance(hearing, Codes) else None
         self._score: ScorePart | None = None
         self.reset()
 
@@ -296,8 +297,8 @@ class Engine:
         sounds = frame.level_db >= self._applied.gate_db
         note, cents = self._said or (None, 0.0)
         code, distance = -1, 0.0
-        if self._frame and isinstance(self._hearing, Codes):
-            code, distance = self._hearing.code()
+        if self._frame and self._codes:
+            code, distance = self._codes.code()
         return Readout(
             frame.level_db,
             float(midi_to_hz(frame.pitch_midi)) if sounds else 0.0,
