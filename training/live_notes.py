@@ -11,6 +11,10 @@ no label reaches its weights.
 
 What was heard up to a frame, and which note was meant in it since when, trains a perceptron. The
 tracker's own state is no part of it, so that one pass over the sound will do.
+
+The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
+of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
+core 10 minutes, 8 to hear 7.7 hours and 2 to learn; the last bits depend on torch's threads.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ EARLY_S, LATE_S = 0.05, 0.5  # a note-on this near its true onset can be right
 REGISTERS = {"above A3": (57.5, 25.0, 120.0), "E2 to A3": (39.5, 45.0, 160.0),
              "below E2": (0.0, 70.0, 220.0)}  # fmt: skip
 STEPS = {
-    "believe": 0.03, "believe_ms": 2.5, "believe_periods": 0.25, "believe_most": 0.5,
-    "believe_fades": 0.25, "soon_periods": 0.5, "next_semitones": 0.05, "false_start_ms": 30.0,
-    "false_start_more_ms": 10.0,
+    "believe": 0.03, "believe_again": 0.05, "believe_ms": 2.5, "believe_periods": 0.25,
+    "believe_most": 0.5, "believe_fades": 0.25, "soon_periods": 0.5, "next_semitones": 0.05,
+    "false_start_ms": 30.0, "false_start_more_ms": 10.0,
 }  # fmt: skip
 PRICES = (1.0, 2.0, 3.0)  # ten percent of strays for coming as late again as is wanted
 

@@ -142,9 +142,11 @@ class LiveHearing:
             for numbers, position, views in zip(
                 *self._arrays(windows[start : start + _MANY], views=True), strict=True
             ):
-                *told, brief_db = numbers[:6].tolist()
-                inner = views[:, _BELOW : _BELOW + n_bins]
-                yield FrameNotes(*told, None, position, inner, brief_db)
+                level_db, onset, periodicity, pitch, confidence, brief_db = numbers[:6].tolist()
+                yield FrameNotes(
+                    level_db, onset, periodicity, pitch, confidence, None, position,
+                    views[:, _BELOW : _BELOW + n_bins], brief_db,
+                )  # fmt: skip
 
     def code(self) -> tuple[int, float]:
         """The codebook's atom nearest to the newest frame's content, and how far it is (0..2).

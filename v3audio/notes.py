@@ -172,22 +172,23 @@ class TrackerConfig:
 
     # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
     # before, each in proportion to the log odds it gives, must add up to some ms and periods.
-    believe: float = 0.83
+    believe: float = 0.89
+    believe_again: float = 0.69  # for the same note again
     believe_odds: float = 2.5  # log odds of a frame that counts in full
-    believe_most: float = 5  # and the highest that are believed
-    believe_fades: float = 1.0  # a frame that names nothing takes so much of its time away
-    believe_ms: float = 8
-    believe_periods: float = 0.2
+    believe_most: float = 5.5  # and the highest that are believed
+    believe_fades: float = 1.5  # a frame that names nothing takes so much of its time away
+    believe_ms: float = 8.0
+    believe_periods: float = 0.5
     # Periods more for a change so soon after a note-on.
     soon_periods: float = 0.5
-    soon_ms: float = 0
+    soon_ms: float = 125.0
     # The next semitone is another note once the pitch stands so far from the sounding one: a note
     # out of tune may be called by either name, but not by one after the other.
-    next_semitones: float = 0.75
+    next_semitones: float = 0.65
     # A note that another replaced within `false_start_ms` was a false start, as when a reed first
     # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
-    false_start_ms: float = 130.0
-    false_start_more_ms: float = 32.5
+    false_start_ms: float = 100.0
+    false_start_more_ms: float = 2.5
 
     # -- Live, from the numbers alone: when to trust a pitch, in ms of trusted frames.
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
@@ -483,7 +484,8 @@ class NoteTracker:
             self._rival_ms, self._rival_note = before_ms + hop * odds / c.believe_odds, named
         else:
             self._rival_ms = max(self._rival_ms - c.believe_fades * hop, 0.0)
-        least_sure = c.believe + 0.1 * (0.5 - c.sensitivity)
+        least_sure = c.believe_again if named == note else c.believe
+        least_sure += 0.1 * (0.5 - c.sensitivity)
         needed_ms = self._patience() * self._evidence_needed(named)
         is_tail = note < 0 and level < self._trough_db + c.trough_rise_db
         is_tail &= abs(named - self._last_pitch) < c.bend_semitones

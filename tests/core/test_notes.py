@@ -620,7 +620,7 @@ def scripted(pitches_and_chances, **changes):
 
 def test_the_surer_a_belief_the_sooner_it_is_a_note():
     firsts = []
-    for sure in 0.86, 0.93, 0.98:
+    for sure in 0.9, 0.95, 0.995:
         ((first, kind, note),) = scripted([(76.0, {HERE: sure})] * 20)
         assert (kind, note) == ("on", 76)
         firsts.append(first)
