@@ -55,6 +55,8 @@ EXPORT int level(void)
 #endif
 }
 
+static const double PI = 3.141592653589793;
+
 INLINE vector at(const float *x) { return *(const vector *)x; }
 INLINE vector all(float x) { return x - (vector){0}; }
 INLINE wide wide_at(const float *x) { return *(const wide *)x; }
@@ -914,7 +916,7 @@ EXPORT void spectrum(const frozen_net *e, const float *voice, int n, double pitc
     float *control = x + e->n_style;
     *control++ = (pitch - 64) / 18;
     for (int k = 0; k < e->n_cycles; k++) {
-        const double angle = 2 * 3.141592653589793 / e->cycles[k] * pitch;
+        const double angle = 2 * PI / e->cycles[k] * pitch;
         *control++ = sin(angle);
         *control++ = cos(angle);
     }
@@ -1018,6 +1020,35 @@ EXPORT void play(const voice *v, int n, int now, int noise_at, double gain, doub
             sum += x[k] * (gains[k] + turn * (new_gains[k] - gains[k]));
         v->out[s - 1] = old + turn * (new - old) + sum;
     }
+}
+
+/* `renderer._fade`. */
+INLINE double fade(double age_s, double release_s)
+{
+    const double t = age_s / release_s;
+    if (t >= 1)
+        return 0;
+    return release_s <= 0.020 ? 0.5 + 0.5 * cos(PI * t) : (pow(10, -3 * t) - 1e-3) / (1 - 1e-3);
+}
+
+/* `renderer.Renderer._release`: n samples of sound `now`, which fades; returns how much of it is left. */
+EXPORT double let_go(const voice *v, int n, int now, int noise_at, double place, double slope,
+                     double faded_s, double rate, double release_s)
+{
+    float *table = v->tables + now * (v->n_table + 1), *gains = v->gains + now * v->n_noise;
+    const double whole = fade(faded_s, release_s), start = whole > 1e-9 ? whole : 1e-9;
+    double left = 1;
+    for (int s = 1; s <= n; s++, noise_at++) {
+        const float *x = v->noise + (int64_t)(noise_at % v->n_loop) * v->n_noise;
+        left = fade(faded_s + s / rate, release_s) / start;
+        const float sound = read(table, v->n_table, place + s * slope) + dot(v->n_noise, x, gains);
+        v->out[s - 1] = sound * (float)left;
+    }
+    for (int k = 0; k <= v->n_table; k++)
+        table[k] *= (float)left;
+    for (int k = 0; k < v->n_noise; k++)
+        gains[k] *= (float)left;
+    return left;
 }
 
 /* `belief.NoteBelief.hear`: a frame's position, views (`stride` apart) and numbers, n_rows of them, come
@@ -1246,8 +1277,8 @@ typedef struct {
 } mixer;
 
 /* `mixer.Mixer.mix`: n samples, from `at` of the segment on, and how many of them were not finite.
- * gains: `width` each, n or 1, of what is heard, of the dry part and of the wet one. */
-EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, double knee)
+ * gains: rows, `apart`, of what is heard, of the dry part and of the wet one, which move or not. */
+EXPORT int mix(const mixer *m, int at, int n, const float *gains, int apart, int move, double knee)
 {
     const float *restrict part = m->part, *restrict wet = m->wet + at;
     float *restrict heard = m->heard + at, *restrict out = m->out;
@@ -1260,15 +1291,16 @@ EXPORT int mix(const mixer *m, int at, int n, const float *gains, int width, dou
         heard[s] = clipped(x, loudest);
         out[s] = clipped(x, 1);
     }
-    if (width > 1)
+    const float *dry = gains + apart, *new = gains + 2 * apart;
+    if (move)
         for (int s = 0; s < n; s++) {
             heard[s] *= gains[s];
-            out[s] = out[s] * gains[width + s] + wet[s] * gains[2 * width + s];
+            out[s] = out[s] * dry[s] + wet[s] * new[s];
         }
     else
         for (int s = 0; s < n; s++) {
             heard[s] *= gains[0];
-            out[s] = out[s] * gains[1] + wet[s] * gains[2];
+            out[s] = out[s] * dry[0] + wet[s] * new[0];
         }
     limit(out, n, knee);
     *m->square = dot(n, out, out);

@@ -336,6 +336,7 @@ class Engine:
         self._glide = TimbreGlide(self._timbre)
         self._control = RenderControl(69.0, SILENT_DB, 0.0, self._timbre.style, voiced=False)
         self._applied = self._settings
+        self._asked: tuple[float | str, ...] = ()
         self._follow_settings()
 
     def warm_up(self) -> None:
@@ -418,6 +419,10 @@ class Engine:
     def _follow_settings(self) -> None:
         s = self._applied
         self._ref = ref_semitones(s.ref_hz)
+        asked = s.gate_db, self._ref, s.min_note_ms, s.sensitivity, s.velocity
+        if asked == self._asked:  # as mostly: to make a tracker's settings anew takes 20 us
+            return
+        self._asked = asked
         self._voice.config = replace(self._voice.config, gate_db=s.gate_db)
         self._tracker.config = replace(
             self._tracker.config,

@@ -53,9 +53,11 @@ class Fader:
         """The gains of the next `n` samples, (gains, n), or (gains, 1) where they rest."""
         if self.rests:
             return self._now
-        index = np.minimum(np.arange(self._at + 1, self._at + n + 1), self._path.shape[1] - 1)
+        start, end = self._at + 1, self._at + n + 1
         self._at += n
-        return self._path[:, index]
+        if end <= self._path.shape[1]:
+            return self._path[:, start:end]
+        return self._path[:, np.minimum(np.arange(start, end), self._path.shape[1] - 1)]
 
 
 @lru_cache(maxsize=8)

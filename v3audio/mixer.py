@@ -87,7 +87,8 @@ class Mixer:
         self._at += n
         if self._mix:
             self._part[:n] = part
-            self.n_non_finite += self._mix(at, n, self._gains(gains), gains.shape[1], self._knee)
+            moves, lent = int(gains.shape[1] > 1), self._gains(gains)
+            self.n_non_finite += self._mix(at, n, lent, self._gains.apart, moves, self._knee)
             out[:] = self._out[:n]
             self._square += self._squares.item(0)
             return
@@ -112,7 +113,7 @@ class Mixer:
         self._mix = compiled.bind(
             "mix", compiled.record(
                 _LOUDEST, self._part, self._heard, self._wet, self._out, self._squares
-            ), free=(c_int, c_int, c_void_p, c_int, c_double), result=c_int,
+            ), free=(c_int, c_int, c_void_p, c_int, c_int, c_double), result=c_int,
         )  # fmt: skip
 
 

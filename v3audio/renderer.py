@@ -483,22 +483,37 @@ class Renderer:
         if self._silent:
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             return np.zeros(n_samples, np.float32)
+        slope, release_s = self._hz * self._per_hz, max(release_s, _FADE_S)
+        if n_samples > len(self._out):
+            self._make_room(n_samples)
+        if self._let_go:
+            left = self._let_go(
+                n_samples, self._now, self._noise_at, self._phase, slope, self._fade_from,
+                self.sample_rate, release_s,
+            )  # fmt: skip
+            self._noise_at = (self._noise_at + n_samples) % len(self._noise)
+            out: FloatArray = self._out[:n_samples].copy()
+        else:
+            out, left = self._fading(n_samples, slope, release_s)
+        self._fade_from += n_samples / self.sample_rate
+        self._phase = (self._phase + n_samples * slope) % _TABLE_SIZE
+        if left <= 0:
+            self._hz, self._silent = 0.0, True
+        return out
+
+    def _fading(self, n_samples: int, slope: float, release_s: float) -> tuple[FloatArray, float]:
+        """What sounds, read on in steps of `slope`, and how much of it is left at the end."""
         steps, _ = _steps(n_samples, n_samples)
-        phase = self._phase + steps * (self._hz * self._per_hz)
         table, gains = self._tables[self._now], self._gains[self._now]
-        out = _read(table, phase)
+        out = _read(table, self._phase + steps * slope)
         out += gains.dot(self._next_noise(n_samples))
-        release_s = max(release_s, _FADE_S)
         start = float(_fade(np.array(self._fade_from), release_s))
         shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
         out *= shape.astype(np.float32)
-        self._fade_from += n_samples / self.sample_rate
-        table *= np.float32(shape[-1])
-        gains *= np.float32(shape[-1])
-        self._phase = float(phase[-1]) % _TABLE_SIZE
-        if shape[-1] <= 0:
-            self._hz, self._silent = 0.0, True
-        return out
+        left = float(shape[-1])
+        table *= np.float32(left)
+        gains *= np.float32(left)
+        return out, left
 
     def _make_sound(self, which: int, gain: np.float32) -> None:
         """One period of harmonics, and the noise, of RMS `_rms` times gain as one of the two."""
@@ -510,10 +525,14 @@ class Renderer:
 
     def _make_room(self, n_samples: int) -> None:
         self._out = np.empty(n_samples, np.float32)
-        self._play = compiled.bind("play", compiled.record(
+        voice = compiled.record(
             _TABLE_SIZE, self._n_harmonics, self._gains.shape[1], len(self._noise), self._rms,
             self._phasors, turn(_TABLE_SIZE), self._tables, self._gains, self._noise, self._out,
-        ), free=(c_int, c_int, c_int, *(c_double,) * 6))  # fmt: skip
+        )  # fmt: skip
+        self._play = compiled.bind("play", voice, free=(*(c_int,) * 3, *(c_double,) * 6))
+        self._let_go = compiled.bind(
+            "let_go", voice, free=(*(c_int,) * 3, *(c_double,) * 5), result=c_double
+        )
 
     def _next_noise(self, n_samples: int) -> FloatArray:
         """Every band's next samples, (n_noise, n_samples)."""
