@@ -254,7 +254,7 @@ class Listener(NoteBelief):
         """Take one frame."""
         super().hear(*frame)
         if next(self._wanted):
-            self._describe_frame(self._x)
+            self._weigh()
             self.rows.append(self._x.astype(np.float16))
 
     def probabilities(self, now: Sounding) -> list[float]:

@@ -18,8 +18,8 @@ Letters: P positions, F bins, C places around the heard pitch.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from ctypes import c_double, c_int, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -90,20 +90,23 @@ class NoteBelief:
         self._x = np.zeros(_N_HEARD, np.float32)
         sizes = [len(self._x), *(len(bias) for _, bias in self._layers)]
         self._scores = np.empty(sizes[-1], np.float32)
-        self._describe = compiled.bind(
-            "describe", len(_SEEN_AT), _N_ROWS, g.n_positions, self._mass, t.mass_edges,
-            g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
-            t.spectrum_inside.shape[1], self._spectra, t.spectrum_bins, t.spectrum_inside,
-            t.spectrum_outside, len(_PAST_AT), self._past, _PAST_AT, _PAST_LESS, _PAST_SCALE,
-            _PAST_LOW, _PAST_HIGH, self._x,
+        self._lent = compiled.Lent(), compiled.Lent()
+        self._remember = compiled.bind(
+            "remember", _N_BACK, len(_SLOW), _SLOW_RATES, g.n_positions, self._mass, g.n_bins,
+            self._apart, _N_SPECTRA, self._spectra, *self._past.shape, self._past,
+            free=(c_void_p, c_void_p, c_int, c_double * len(self._past)),
         )  # fmt: skip
-        self._perceive = None
+        self._believe = None
         if max(sizes) <= compiled.MOST:
             flat = np.concatenate([array.T.ravel() for layer in self._layers for array in layer])
-            self._perceive = compiled.bind(
-                "perceptron", len(self._layers), np.array(sizes, np.int32), flat,
-                self._x, self._scores,
-            )  # fmt: skip
+            self._believe = compiled.bind("believe", compiled.record(
+                len(_SEEN_AT), _N_ROWS, g.n_positions, self._mass, t.mass_edges,
+                g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
+                t.spectrum_inside.shape[1], self._spectra, t.spectrum_bins, t.spectrum_inside,
+                t.spectrum_outside, len(_PAST_AT), _N_PAST, self._past, _PAST_AT, _PAST_LESS,
+                _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
+                len(self._layers), np.array(sizes, np.int32), flat, self._x, self._scores,
+            ), free=(c_int, *(c_double,) * 5))  # fmt: skip
         self.reset()
 
     def reset(self) -> None:
@@ -134,6 +137,13 @@ class NoteBelief:
             attack_db: the tracker's attack score.
         """
         level, brief, onset, periodicity, confidence = numbers
+        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
+        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        new = level, brief, onset, pitch, attack_db, periodicity, confidence
+        if self._remember:
+            at, seen = self._lent
+            self._remember(at(position), seen(views), seen.apart, (c_double * len(new))(*new))
+            return
         mass, apart, past, spectra = self._mass, self._apart, self._past, self._spectra
         mass[1:_N_BACK] = mass[: _N_BACK - 1]
         np.add.accumulate(position, out=mass[0, 1:])
@@ -142,9 +152,7 @@ class NoteBelief:
         apart[1:] = apart[:-1]
         np.subtract(1.0, views[2], out=apart[0])
         past[:, 1:] = past[:, :-1]
-        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
-        past[:, 0] = level, brief, onset, pitch, attack_db, periodicity, confidence
-        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        past[:, 0] = new
         spectra[1:-1] = spectra[:-2]
         spectra[0], spectra[-1] = views[1], views[0]
 
@@ -176,26 +184,25 @@ class NoteBelief:
         Returns:
             one per offset, `NEIGHBOUR` and `OTHER`; one per class of `AGES_S`.
         """
-        self._describe_frame(self._x)
-        scores: list[float] = self._weigh(self._x).tolist()
+        scores: list[float] = self._weigh().tolist()
         return _softmax(scores[: OTHER + 1]), _softmax(scores[OTHER + 1 :])
 
-    def _weigh(self, x: FloatArray) -> FloatArray:
-        """The perceptron's scores."""
-        if self._perceive:
-            self._perceive()
-            return self._scores
-        return perceive(x, self._layers)
-
-    def _describe_frame(self, x: FloatArray) -> None:
-        """The features of the newest frame."""
+    def _weigh(self) -> FloatArray:
+        """The perceptron's scores of the newest frame."""
         pitch, level, tuning, periodicity, confidence, attack_db = self._heard
-        tables, past = self._tables, self._past
-        at = min(max(round((pitch + tuning - tables.low) * tables.per_semitone), 0), tables.last)
-        if self._describe:
-            self._describe(at, ctypes.c_double(level), ctypes.c_double(pitch))
-        else:
-            self._look_up(x, at, level, pitch)
+        t = self._tables
+        at = min(max(round((pitch + tuning - t.low) * t.per_semitone), 0), t.last)
+        if self._believe:
+            self._believe(at, pitch, level, periodicity, confidence, attack_db)
+            return self._scores
+        self._describe_frame(self._x, at)
+        return perceive(self._x, self._layers)
+
+    def _describe_frame(self, x: FloatArray, at: int) -> None:
+        """The features of the newest frame, whose pitch lies in bin `at`."""
+        pitch, level, _, periodicity, confidence, attack_db = self._heard
+        self._look_up(x, at, level, pitch)
+        past = self._past
         off, recent = pitch - round(pitch), past[3, :8].tolist()
         attacks = past[4, :12].tolist()
         steepest = max(attacks)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.audio_file import audio_info, read_mono
 from v3audio.bundle import load_bundle
 from v3audio.denoise import denoise
@@ -212,8 +213,7 @@ class KeptFrames:
 
     def add(self, heard: Heard) -> None:
         """Append what was heard."""
-        top = np.argpartition(heard.note_probs, -N_KEPT, axis=1)[:, -N_KEPT:]
-        probs = np.take_along_axis(heard.note_probs, top, axis=1)
+        top, probs = _top(heard.note_probs)
         new: tuple[NDArray[Any], ...] = (
             heard.level_db,
             heard.onset,
@@ -241,6 +241,18 @@ class KeptFrames:
     def frames(self) -> Frames:
         """All so far."""
         return self._room.part(0, self._n)
+
+
+def _top(note_probs: Samples) -> tuple[NDArray[np.integer[Any]], Samples]:
+    """The `N_KEPT` most probable notes of (T, 128), and their probabilities; in no order."""
+    if keep := compiled.bind("keep_top", N_KEPT):
+        top = np.empty((len(note_probs), N_KEPT), np.uint8)
+        probs = np.empty(top.shape, np.float32)
+        arrays: tuple[NDArray[Any], ...] = np.ascontiguousarray(note_probs), top, probs
+        keep(len(top), *map(compiled.address, arrays))
+        return top, probs
+    best = np.argpartition(note_probs, -N_KEPT, axis=1)[:, -N_KEPT:]
+    return best, np.take_along_axis(note_probs, best, axis=1)
 
 
 def decode(frames: Frames, config: TrackerConfig, stretch_s: float = DECODE_S) -> list[Note]:

@@ -283,7 +283,7 @@ def _period_ms(midi: float) -> float:
 
 
 def _is_mains(midi: float) -> bool:
-    return any(abs(midi - m) < 0.2 for m in MAINS_MIDI)
+    return midi < MAINS_MIDI[-1] + 0.2 and any(abs(midi - m) < 0.2 for m in MAINS_MIDI)
 
 
 class NoteTracker:

@@ -12,10 +12,10 @@ r * sqrt(2).
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Mapping
+from ctypes import c_double, c_int, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -95,6 +95,8 @@ class RendererConfig:
 
 AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
 """Time constants of the onset features: what a tongue, a hammer, a bow take."""
+OLDEST_S = 2.0
+"""Seconds after which a note changes no more."""
 LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB = -56.0, -4.0
 PITCH_CYCLES = (24.0, 12.0, 6.0)
 """Periods, in semitones, of the pitch features."""
@@ -148,22 +150,23 @@ class FrozenNet:
             for i in range(config.n_blocks)
         ]
         self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
-        n_in = config.n_style + N_CONTROLS
-        self._x = np.zeros(n_in + -n_in % compiled.PAD, np.float32)
-        self._out = np.empty(config.n_harmonics + config.n_noise, np.float32)
-        if self._exit[1].shape != self._out.shape:
+        n_out = config.n_harmonics + config.n_noise
+        if self._exit[1].shape != (n_out,):
             raise ValueError(f"{len(self._exit[1])} harmonics and noise bands")
-        padded = np.zeros((config.hidden, len(self._x)), np.float32)
-        padded[:, :n_in] = self._entry[0]
-        layers = [(padded, self._entry[1]), *itertools.chain(*self._blocks), self._exit]
-        flat = np.concatenate([array.ravel() for layer in layers for array in layer])
-        self._compiled = None
-        if max(config.hidden, len(self._x)) <= compiled.MOST:
-            self._compiled = compiled.bind(
-                "net", len(self._x), config.hidden, config.n_blocks, len(self._out),
-                flat, self._x, self._out,
-            )  # fmt: skip
-        self._x = self._x[:n_in]
+        self._x = np.zeros(config.n_style + N_CONTROLS, np.float32)
+        self._out = np.empty(n_out + compiled.BLOCK, np.float32)
+        self._compiled, self._lent = None, compiled.Lent()
+        if max(config.hidden, len(self._x), n_out) <= compiled.MOST - compiled.BLOCK:
+            layers = [self._entry, *itertools.chain(*self._blocks), self._exit]
+            self._compiled = compiled.bind("spectrum", compiled.record(
+                config.n_style, len(self._x) + len(self._x) % 2, config.hidden, config.n_blocks,
+                config.n_harmonics, config.n_noise, len(PITCH_CYCLES), len(AGE_TAUS_S),
+                COLOUR_ROWS, config.reference_db, LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB, OLDEST_S,
+                COLOUR_LOW, COLOUR_STEP, TOP_HZ, TAPER_HZ, np.array(PITCH_CYCLES),
+                np.array(AGE_TAUS_S), np.concatenate([_laid(*layer) for layer in layers]),
+                self._out,
+            ), free=(c_void_p, c_int, c_double, c_double, c_double))  # fmt: skip
+        self._out = self._out[:n_out]
 
     def __call__(
         self, style: FloatArray, pitch_midi: float, level_db: float, age_s: float
@@ -175,13 +178,16 @@ class FrozenNet:
 
         Returns: (n_harmonics + n_noise,) linear; harmonics above `TOP_HZ` are 0.
         """
+        if self._compiled:
+            self._compiled(self._lent(style), len(style), pitch_midi, level_db, age_s)
+            return self._out.copy()
         n_style, n_harmonics = self.config.n_style, self.config.n_harmonics
         controls = [(pitch_midi - 64.0) / 18.0]
         for semitones in PITCH_CYCLES:
             angle = 2 * math.pi / semitones * pitch_midi
             controls += math.sin(angle), math.cos(angle)
         level_db = min(max(level_db, LOWEST_LEVEL_DB), HIGHEST_LEVEL_DB)
-        age_s = min(max(age_s, 0.0), 2.0)
+        age_s = min(max(age_s, 0.0), OLDEST_S)
         controls += (level_db - self.config.reference_db) / 12.0, age_s - 1.0
         controls += [2 * math.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]
         x = self._x
@@ -199,9 +205,6 @@ class FrozenNet:
 
     def _layers(self, x: FloatArray) -> FloatArray:
         """Log amplitudes of the network's inputs."""
-        if self._compiled:
-            self._compiled()
-            return self._out.copy()
         h = _minus_silu(_affine(self._entry, x))
         for inner, outer in self._blocks:
             h += _affine(outer, _minus_silu(_affine(inner, h)))
@@ -225,6 +228,24 @@ def colour_at(colour: FloatArray, pitch_midi: float) -> FloatArray:
     out *= np.float32(place - at)
     out += rows[at]
     return out
+
+
+def _laid(weight: FloatArray, bias: FloatArray) -> NDArray[np.int16]:
+    """A layer for `affine_16` of `_frame.c`: half as much to fetch from afar for every frame.
+
+    Each row in steps of its own, a 32767th of its greatest weight: the error is 100 dB down.
+    """
+    n_rows, n_columns = weight.shape
+    more = -n_rows % compiled.BLOCK
+    weight = np.pad(weight, ((0, more), (0, n_columns % 2)))
+    steps = np.maximum(np.abs(weight).max(1), 1e-30) / 32767
+    whole = np.rint(weight / steps[:, None]).astype(np.int16)
+    parts = []
+    for start in range(0, n_rows + more, compiled.BLOCK):
+        rows = slice(start, start + compiled.BLOCK)
+        numbers = np.concatenate((steps[rows], np.pad(bias, (0, more))[rows]), dtype=np.float32)
+        parts += [whole[rows].T.ravel(), numbers.view(np.int16)]
+    return np.concatenate(parts)
 
 
 def _affine(layer: Layer, x: FloatArray) -> FloatArray:
@@ -310,20 +331,13 @@ class Renderer:
         # irfft halves each bin and divides by the table size; sqrt(2) makes peak of RMS
         self._phasors = (np.exp(1j * phases) * (_TABLE_SIZE / np.sqrt(2))).astype(np.complex64)
         self._ramp_samples = max(1, round(0.0025 * sample_rate))
-        self._rms = np.empty(config.n_harmonics, np.float32)
+        self._rms = np.zeros(config.n_harmonics + config.n_noise, np.float32)
         self._spectrum = np.zeros(_TABLE_SIZE // 2 + 1, np.complex64)
         self._harmonics = self._spectrum[1 : config.n_harmonics + 1]
         # Two sounds, what plays and what it turns into, by turns: wavetables, the first sample once
         # more at the end, and gains of the noise bands.
         self._tables = np.zeros((2, _TABLE_SIZE + 1), np.float32)
         self._gains = np.zeros((2, config.n_noise), np.float32)
-        self._make = [
-            compiled.bind(
-                "make_table", _TABLE_SIZE, config.n_harmonics, self._rms, self._phasors,
-                turn(_TABLE_SIZE), table,
-            )
-            for table in self._tables
-        ]  # fmt: skip
         self._make_room(sample_rate // 100)
         self.reset()
 
@@ -354,11 +368,11 @@ class Renderer:
             return np.zeros(0, np.float32)
         if not control.voiced or not math.isfinite(control.pitch_midi):
             return self._release(n_samples, control.release_s)
-        now, new = self._now, 1 - self._now
+        rms, level_db = self._rms, control.level_db
         if control.breath:
             hz = self._hz
-            self._tables[new] = 0.0
-            self._gains[new] = self._breath(control)
+            rms[: self._n_harmonics] = 0.0
+            rms[self._n_harmonics :] = self._breath(control)
             self._last_age_s = np.inf  # what follows is a new note
         else:
             if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
@@ -366,13 +380,12 @@ class Renderer:
             self._last_age_s = control.age_s
             level_db = self._decayed(control)
             body = control.pitch_midi - control.formant
-            rms = self._net(control.style, body, level_db, control.age_s)
-            rms *= np.float32(db_to_gain(level_db))
+            rms[:] = self._net(control.style, body, level_db, control.age_s)
             hz = float(midi_to_hz(control.pitch_midi))
             if control.formant > 0.0:  # harmonics that the lower note still had
                 rms[: self._n_harmonics] *= _taper(self._top_hz, hz, self._k)
-            self._make_table(rms[: self._n_harmonics], hz, new)
-            self._gains[new] = rms[self._n_harmonics :]
+            if self._top_hz < TOP_HZ:
+                rms[: self._n_harmonics] *= _taper(self._top_hz, hz, self._k)
         self._fade_from = 0.0
 
         old_hz = self._hz or hz
@@ -383,7 +396,8 @@ class Renderer:
             bend = 0.5 * (slope - slope_now) / n_samples
             slope = slope_now = slope_now + bend
         n_ramp = max(n_samples, self._ramp_samples)
-        out = self._turned(n_samples, n_ramp, slope_now, slope, bend)
+        out = self._turned(n_samples, n_ramp, db_to_gain(level_db), slope_now, slope, bend)
+        now, new = self._now, 1 - self._now
         if n_ramp > n_samples:  # stop on the way, the next segment goes on from there
             end = np.float32(n_samples / n_ramp)
             for both in self._tables, self._gains:
@@ -394,13 +408,20 @@ class Renderer:
         return out
 
     def _turned(
-        self, n_samples: int, n_ramp: int, slope_now: float, slope: float, bend: float
+        self,
+        n_samples: int,
+        n_ramp: int,
+        gain: float,
+        slope_now: float,
+        slope: float,
+        bend: float,
     ) -> FloatArray:
-        """What plays, turning into the other sound within `n_ramp` samples.
+        """What plays, turning into the sound of `_rms` within `n_ramp` samples.
 
         Args:
             n_samples: to play.
             n_ramp: that many or more.
+            gain: of `_rms`.
             slope_now: sample s is read at phase + s (slope + s bend) of its table.
             slope: the same for the other sound.
             bend: the same for both.
@@ -409,11 +430,14 @@ class Renderer:
         if n_samples > len(self._out):
             self._make_room(n_samples)
         if self._play:
-            numbers = self._phase, slope_now, slope, bend, 1.0 / n_ramp
-            self._play(n_samples, now, self._noise_at, *map(ctypes.c_double, numbers))
+            self._play(
+                n_samples, now, self._noise_at, gain, self._phase, slope_now, slope, bend,
+                1.0 / n_ramp,
+            )  # fmt: skip
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             played: FloatArray = self._out[:n_samples].copy()
             return played
+        self._make_sound(1 - now, np.float32(gain))
         steps, ramp = _steps(n_samples, n_ramp)
         curve = steps * bend
         place = (curve + slope_now) * steps + self._phase
@@ -432,12 +456,12 @@ class Renderer:
         return out
 
     def _breath(self, control: RenderControl) -> FloatArray:
-        """Gains of the noise bands of an attack without pitch."""
+        """RMS of the noise bands, against the level, of an attack without pitch."""
         noise = self._net(control.style, control.pitch_midi, control.level_db, 0.0)
         noise = noise[self._n_harmonics :]
         share_db = 10.0 * math.log10(float(noise @ noise) + 1e-12)
         gain_db = min(max(share_db, BREATH_DB[0]), BREATH_DB[1]) - share_db
-        return noise * np.float32(db_to_gain(control.level_db + gain_db))
+        return noise * np.float32(db_to_gain(gain_db))
 
     def _decayed(self, control: RenderControl) -> float:
         """The player's level, held below the curve a struck note dies along.
@@ -459,42 +483,56 @@ class Renderer:
         if self._silent:
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             return np.zeros(n_samples, np.float32)
-        steps, _ = _steps(n_samples, n_samples)
-        phase = self._phase + steps * (self._hz * self._per_hz)
-        table, gains = self._tables[self._now], self._gains[self._now]
-        out = _read(table, phase)
-        out += gains.dot(self._next_noise(n_samples))
-        release_s = max(release_s, _FADE_S)
-        start = float(_fade(np.array(self._fade_from), release_s))
-        shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
-        out *= shape.astype(np.float32)
+        slope, release_s = self._hz * self._per_hz, max(release_s, _FADE_S)
+        if n_samples > len(self._out):
+            self._make_room(n_samples)
+        if self._let_go:
+            left = self._let_go(
+                n_samples, self._now, self._noise_at, self._phase, slope, self._fade_from,
+                self.sample_rate, release_s,
+            )  # fmt: skip
+            self._noise_at = (self._noise_at + n_samples) % len(self._noise)
+            out: FloatArray = self._out[:n_samples].copy()
+        else:
+            out, left = self._fading(n_samples, slope, release_s)
         self._fade_from += n_samples / self.sample_rate
-        table *= np.float32(shape[-1])
-        gains *= np.float32(shape[-1])
-        self._phase = float(phase[-1]) % _TABLE_SIZE
-        if shape[-1] <= 0:
+        self._phase = (self._phase + n_samples * slope) % _TABLE_SIZE
+        if left <= 0:
             self._hz, self._silent = 0.0, True
         return out
 
-    def _make_table(self, rms: FloatArray, hz: float, which: int) -> None:
-        """One period of harmonics of RMS `rms` into one of the two tables."""
-        if self._top_hz < TOP_HZ:
-            rms = rms * _taper(self._top_hz, hz, self._k)
-        if make := self._make[which]:
-            self._rms[:] = rms
-            make()
-            return
+    def _fading(self, n_samples: int, slope: float, release_s: float) -> tuple[FloatArray, float]:
+        """What sounds, read on in steps of `slope`, and how much of it is left at the end."""
+        steps, _ = _steps(n_samples, n_samples)
+        table, gains = self._tables[self._now], self._gains[self._now]
+        out = _read(table, self._phase + steps * slope)
+        out += gains.dot(self._next_noise(n_samples))
+        start = float(_fade(np.array(self._fade_from), release_s))
+        shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
+        out *= shape.astype(np.float32)
+        left = float(shape[-1])
+        table *= np.float32(left)
+        gains *= np.float32(left)
+        return out, left
+
+    def _make_sound(self, which: int, gain: np.float32) -> None:
+        """One period of harmonics, and the noise, of RMS `_rms` times gain as one of the two."""
         table = self._tables[which]
-        np.multiply(rms, self._phasors, out=self._harmonics)
+        np.multiply(self._rms[: self._n_harmonics] * gain, self._phasors, out=self._harmonics)
         table[:_TABLE_SIZE] = np.fft.irfft(self._spectrum, _TABLE_SIZE)
         table[_TABLE_SIZE] = table[0]
+        np.multiply(self._rms[self._n_harmonics :], gain, out=self._gains[which])
 
     def _make_room(self, n_samples: int) -> None:
         self._out = np.empty(n_samples, np.float32)
-        self._play = compiled.bind(
-            "play", _TABLE_SIZE, self._tables, self._gains.shape[1], self._gains,
-            len(self._noise), self._noise, self._out,
+        voice = compiled.record(
+            _TABLE_SIZE, self._n_harmonics, self._gains.shape[1], len(self._noise), self._rms,
+            self._phasors, turn(_TABLE_SIZE), self._tables, self._gains, self._noise, self._out,
         )  # fmt: skip
+        self._play = compiled.bind("play", voice, free=(*(c_int,) * 3, *(c_double,) * 6))
+        self._let_go = compiled.bind(
+            "let_go", voice, free=(*(c_int,) * 3, *(c_double,) * 5), result=c_double
+        )
 
     def _next_noise(self, n_samples: int) -> FloatArray:
         """Every band's next samples, (n_noise, n_samples)."""

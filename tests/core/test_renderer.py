@@ -365,7 +365,10 @@ def phrase(renderer: Renderer) -> np.ndarray:
         out.append(renderer.render((240, 37, 1000, 1)[i % 4], control))
     renderer._noise_at = len(renderer._noise) - 100
     out.append(renderer.render(240, control))
-    out.append(renderer.render(240, control._replace(voiced=False, release_s=0.1)))
+    for release_s in 0.1, 0.0:  # a string's, and the shortest, until nothing is left
+        for n in 240, 37, 240, 1000:
+            out.append(renderer.render(n, control._replace(voiced=False, release_s=release_s)))
+        out.append(renderer.render(240, control))
     return np.concatenate(out)
 
 
