@@ -18,7 +18,7 @@ DONE   = @touch $@
 model: $(RUNS)/.belief $(RUNS)/.onsets $(RUNS)/.takes
 
 # Melodies as rooms record them, and clean.
-$(RUNS)/.melodies: $(VENV)/.installed-dev
+$(RUNS)/.melodies: | $(VENV)/.installed
 	$(V3) data melodies -o $(SEEN)/melodies --size 220
 	$(DONE)
 
@@ -29,6 +29,7 @@ $(RUNS)/.second: $(VENV)/.installed-dev
 # Two seeds side by side; the one whose prediction is better stays. No label is read.
 $(RUNS)/.v3: $(RUNS)/.melodies
 	$(V3) train v3 --resume --set run.out=$(RUNS)/v3 --set data.folder=$(SEEN)/melodies
+	rm -f $(MODEL)/*
 	cp $(RUNS)/v3/model/* $(MODEL)/
 	$(DONE)
 
@@ -41,6 +42,7 @@ $(RUNS)/.named: $(RUNS)/.v3
 # Notes of the soundfont, in the model's own style space.
 $(RUNS)/.renderer: $(RUNS)/.named
 	$(V3) train renderer --resume --set run.out=$(RUNS)/renderer --set data.folder=$(SEEN)/notes
+	rm -f presets/timbres/*
 	cp $(RUNS)/renderer/timbres/* presets/timbres/
 	$(DONE)
 

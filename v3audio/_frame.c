@@ -1,5 +1,5 @@
-/* A frame's arithmetic in one piece: what `live_hearing` and `renderer` otherwise ask of numpy in some
- * hundred small calls. It is the same arithmetic on tables that Python makes and hands over; where no
+/* A frame's arithmetic in one piece: what hearing, belief, renderer and mixer otherwise ask of numpy in
+ * some hundred small calls. It is the same arithmetic on tables that Python makes and hands over; where no
  * compiler was at hand when v3audio was installed, numpy does it all.
  *
  * The functions hold Python's lock while they run, less than a tenth of a millisecond for a live frame:
