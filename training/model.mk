@@ -22,7 +22,7 @@ $(RUNS)/.melodies: | $(VENV)/.installed
 	$(V3) data melodies -o $(SEEN)/melodies --size 220
 	$(DONE)
 
-$(RUNS)/.second: $(VENV)/.installed-dev
+$(RUNS)/.second: | $(VENV)/.installed
 	$(V3) data melodies -o $(SEEN)/second --seed 5 --size 330 --soundfont $(SECOND)
 	$(DONE)
 
