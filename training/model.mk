@@ -6,6 +6,8 @@
 
 RUNS  ?= runs/shipped
 TAKES ?= ../shared/train
+# A second soundfont, for playing live: that of Debian's musescore-general-soundfont.
+SECOND ?= /usr/share/sounds/sf3/MuseScore_General.sf3
 SEEN   = $(RUNS)/sound
 MODEL  = presets/models/default
 V3     = $(BIN)/python -m v3audio
@@ -18,6 +20,10 @@ model: $(RUNS)/.belief $(RUNS)/.onsets $(RUNS)/.takes
 # Melodies as rooms record them, and clean.
 $(RUNS)/.melodies: | $(VENV)/.installed
 	$(V3) data melodies -o $(SEEN)/melodies --size 220
+	$(DONE)
+
+$(RUNS)/.second: | $(VENV)/.installed
+	$(V3) data melodies -o $(SEEN)/second --seed 5 --size 330 --soundfont $(SECOND)
 	$(DONE)
 
 # Two seeds side by side; the one whose prediction is better stays. No label is read.
@@ -45,8 +51,9 @@ $(RUNS)/.takes: $(RUNS)/.renderer
 	$(DONE)
 
 # Which note is due, live; where notes begin and sound, in files. Both hear by the model above.
-$(RUNS)/.belief: $(RUNS)/.named
-	$(LEARN).live_notes --melodies $(SEEN)/melodies --singles $(TAKES) -o v3audio/belief.npz
+$(RUNS)/.belief: $(RUNS)/.named $(RUNS)/.second
+	$(LEARN).live_notes --melodies $(SEEN)/melodies --melodies $(SEEN)/second --singles $(TAKES) \
+		-o v3audio/belief.npz
 	$(DONE)
 
 $(RUNS)/.onsets: $(RUNS)/.named

@@ -1057,19 +1057,27 @@ EXPORT double let_go(const voice *v, int n, int now, int noise_at, double place,
 }
 
 /* `belief.NoteBelief.hear`: a frame's position, views (`stride` apart) and numbers, n_rows of them, come
- * before those of the frames before. */
-EXPORT void remember(int n_back, int n_positions, float *mass, int n_bins, float *apart, float *spectrum,
-                     int n_rows, int n_past, float *past, const float *position, const float *views,
-                     int stride, const double *numbers)
+ * before those of the frames before. Of positions also slow means are kept, of spectra the newest long
+ * one after the short ones. */
+EXPORT void remember(int n_back, int n_slow, const float *rates, int n_positions, float *mass, int n_bins,
+                     float *apart, int n_spectra, float *spectra, int n_rows, int n_past, float *past,
+                     const float *position, const float *views, int stride, const double *numbers)
 {
     const int n_sums = n_positions + 1;
     memmove(mass + n_sums, mass, (n_back - 1) * n_sums * sizeof(float));
     for (int p = 0; p < n_positions; p++)
         mass[p + 1] = mass[p] + position[p];
+    for (int k = 0; k < n_slow; k++) {
+        float *slow = mass + (n_back + k) * n_sums;
+        for (int p = 0; p < n_sums; p++)
+            slow[p] += rates[k] * (mass[p] - slow[p]);
+    }
     memmove(apart + n_bins, apart, 2 * n_bins * sizeof(float));
     for (int bin = 0; bin < n_bins; bin++)
         apart[bin] = 1 - views[2 * stride + bin];
-    memcpy(spectrum, views + stride, n_bins * sizeof(float));
+    memmove(spectra + n_bins, spectra, (n_spectra - 2) * n_bins * sizeof(float));
+    memcpy(spectra, views + stride, n_bins * sizeof(float));
+    memcpy(spectra + (n_spectra - 1) * n_bins, views, n_bins * sizeof(float));
     for (int row = 0; row < n_rows; row++, past += n_past) {
         memmove(past + 1, past, (n_past - 1) * sizeof(float));
         past[0] = numbers[row];

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,7 @@ Weights = Mapping[str, FloatArray]
 
 N_NOTES = 128
 CLEAR_PEAK = 0.5  # periodicity from which on its peak tells the pitch better than the content
+_MANY = 512  # frames that `each` hears at once
 N_NUMBERS = 7  # of a frame: the first five of `Heard`, level of the newest 5 ms, fine_midi
 _GELU_ERROR = 3e-6
 _BELOW, _ABOVE = -min(PARTIAL_BINS), max(PARTIAL_BINS)
@@ -134,6 +135,19 @@ class LiveHearing:
         n_bins = self._geometry.n_bins
         self._shown = self._position[0], self._views[0, :, _BELOW : _BELOW + n_bins]
 
+    def each(self, windows: FloatArray) -> Iterator[FrameNotes]:
+        """`frame` of each of (T, window_length) windows, heard many at a time."""
+        n_bins = self._geometry.n_bins
+        for start in range(0, len(windows), _MANY):
+            for numbers, position, views in zip(
+                *self._arrays(windows[start : start + _MANY], views=True), strict=True
+            ):
+                level_db, onset, periodicity, pitch, confidence, brief_db = numbers[:6].tolist()
+                yield FrameNotes(
+                    level_db, onset, periodicity, pitch, confidence, None, position,
+                    views[:, _BELOW : _BELOW + n_bins], brief_db,
+                )  # fmt: skip
+
     def code(self) -> tuple[int, float]:
         """The codebook's atom nearest to the newest frame's content, and how far it is (0..2).
 
@@ -149,20 +163,7 @@ class LiveHearing:
             windows: they may overlap in memory, as a framed recording does.
             style: whether to work out the style too.
         """
-        if self._hear:
-            windows = _strided(windows)
-            n, n_views = len(windows), len(windows) if style else compiled.FRAMES
-            numbers = np.empty((n, N_NUMBERS), np.float32)
-            position = np.empty((n, self._geometry.n_positions), np.float32)
-            views = np.zeros((n_views, *self._views.shape[1:]), np.float32)
-            self._hear(
-                n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
-                *map(compiled.address, (numbers, position, views)), int(style),
-            )  # fmt: skip
-        else:
-            numbers, position, views = self._in_numpy(windows)
-            lag = views[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
-            numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
+        numbers, position, views = self._arrays(windows, views=style)
         note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
@@ -172,6 +173,26 @@ class LiveHearing:
             level_db, onset, periodicity, pitch_midi, confidence, note_probs, code,
             position, styles, fine_midi,
         )  # fmt: skip
+
+    def _arrays(
+        self, windows: FloatArray, *, views: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Numbers (T, N_NUMBERS), positions (T, P) and, if wanted, views between zeros."""
+        if self._hear:
+            windows = _strided(windows)
+            n, n_kept = len(windows), len(windows) if views else compiled.FRAMES
+            numbers = np.empty((n, N_NUMBERS), np.float32)
+            position = np.empty((n, self._geometry.n_positions), np.float32)
+            kept = np.zeros((n_kept, *self._views.shape[1:]), np.float32)
+            self._hear(
+                n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
+                *map(compiled.address, (numbers, position, kept)), int(views),
+            )  # fmt: skip
+            return numbers, position, kept
+        numbers, position, kept = self._in_numpy(windows)
+        lag = kept[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
+        numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
+        return numbers, position, kept
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`hear` of `_frame.c`, without the fine pitch."""
