@@ -85,8 +85,7 @@ def main() -> None:
     gc.freeze()
     gc.disable()  # as a live session does
     watch = Stopwatch()
-    watch.around(engine._resampler, "step", "resample")
-    watch.around(engine._framer, "step", "resample")
+    watch.around(engine._newest, "step", "resample")
     watch.around(engine._hearing, "frame", "hear")
     watch.around(engine._tracker, "step", "notes")
     watch.around(engine._renderer, "render", "render")

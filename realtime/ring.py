@@ -60,7 +60,8 @@ class Ring:
         first = at % size
         n_first = min(n, size - first)
         self._samples[first : first + n_first] = x[:n_first]
-        self._samples[: n - n_first] = x[n_first:]
+        if n > n_first:
+            self._samples[: n - n_first] = x[n_first:]
         self._span = start, at + n  # published last
 
     def read_into(self, out: Samples, at: int) -> tuple[int, int]:
@@ -75,11 +76,13 @@ class Ring:
         first = (at + low) % size
         n_first = min(high - low, size - first)
         out[low : low + n_first] = self._samples[first : first + n_first]
-        out[low + n_first : high] = self._samples[: high - low - n_first]
+        if high > low + n_first:
+            out[low + n_first : high] = self._samples[: high - low - n_first]
         if self._span[1] - (at + low) > self.capacity:  # it may have been written over meanwhile
             low = high = 0
-        out[:low] = 0
-        out[high:] = 0
+        if high - low < n:
+            out[:low] = 0
+            out[high:] = 0
         return low, high
 
 

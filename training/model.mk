@@ -6,8 +6,8 @@
 
 RUNS  ?= runs/shipped
 TAKES ?= ../shared/train
-# A second soundfont, for the notes of files, where there is one.
-MORE  ?= $(wildcard /usr/share/sounds/sf3/MuseScore_General_Lite.sf3)
+# A second soundfont, for notes live and of files: that of Debian's musescore-general-soundfont.
+SECOND ?= /usr/share/sounds/sf3/MuseScore_General.sf3
 SEEN   = $(RUNS)/sound
 MODEL  = presets/models/default
 V3     = $(BIN)/python -m v3audio
@@ -18,13 +18,18 @@ DONE   = @touch $@
 model: $(RUNS)/.belief $(RUNS)/.onsets $(RUNS)/.takes
 
 # Melodies as rooms record them, and clean.
-$(RUNS)/.melodies: $(VENV)/.installed-dev
+$(RUNS)/.melodies: | $(VENV)/.installed
 	$(V3) data melodies -o $(SEEN)/melodies --size 220
+	$(DONE)
+
+$(RUNS)/.second: | $(VENV)/.installed
+	$(V3) data melodies -o $(SEEN)/second --seed 5 --size 330 --soundfont $(SECOND)
 	$(DONE)
 
 # Two seeds side by side; the one whose prediction is better stays. No label is read.
 $(RUNS)/.v3: $(RUNS)/.melodies
 	$(V3) train v3 --resume --set run.out=$(RUNS)/v3 --set data.folder=$(SEEN)/melodies
+	rm -f $(MODEL)/*
 	cp $(RUNS)/v3/model/* $(MODEL)/
 	$(DONE)
 
@@ -37,6 +42,7 @@ $(RUNS)/.named: $(RUNS)/.v3
 # Notes of the soundfont, in the model's own style space.
 $(RUNS)/.renderer: $(RUNS)/.named
 	$(V3) train renderer --resume --set run.out=$(RUNS)/renderer --set data.folder=$(SEEN)/notes
+	rm -f presets/timbres/*
 	cp $(RUNS)/renderer/timbres/* presets/timbres/
 	$(DONE)
 
@@ -45,12 +51,12 @@ $(RUNS)/.takes: $(RUNS)/.renderer
 	$(DONE)
 
 # Which note is due, live; where notes begin and sound, in files. Both hear by the model above.
-$(RUNS)/.belief: $(RUNS)/.named
-	$(LEARN).live_notes --melodies $(SEEN)/melodies --singles $(TAKES) -o v3audio/belief.npz
+$(RUNS)/.belief: $(RUNS)/.named $(RUNS)/.second
+	$(LEARN).live_notes --melodies $(SEEN)/melodies --melodies $(SEEN)/second --singles $(TAKES) \
+		-o v3audio/belief.npz
 	$(DONE)
 
-$(RUNS)/.onsets: $(RUNS)/.named
-	$(if $(MORE),$(V3) data melodies -o $(SEEN)/more --seed 7 --size 240 --soundfont $(MORE))
-	$(LEARN).file_notes --melodies $(SEEN)/melodies $(if $(MORE),--melodies $(SEEN)/more) \
-	  --singles $(TAKES) -o v3audio/onsets.npz
+$(RUNS)/.onsets: $(RUNS)/.named $(RUNS)/.second
+	$(LEARN).file_notes --melodies $(SEEN)/melodies --melodies $(SEEN)/second --singles $(TAKES) \
+		-o v3audio/onsets.npz
 	$(DONE)

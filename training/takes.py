@@ -3,7 +3,7 @@
     python -m training.takes ../shared/train presets/timbres
 
 TAKES is a folder with `manifest.json`, a list of {"file", "instrument", "source", "licence"}. What
-a musician does with `v3audio capture`, this does with each of `CAPTURES`.
+a musician does with `v3audio capture --adapt`, this does with each of `CAPTURES`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def write(takes: Path, out: Path, model: Path | str | None = None) -> list[Path]
         if not of_one:
             raise ConfigError(f"{takes}: no takes in {folder}/, which '{name}' is a capture of")
         files = [takes / take["file"] for take in of_one]
-        timbre = capture(name, files, model, licence=of_one[0]["licence"]).timbre
+        taken = capture(name, files, model, licence=of_one[0]["licence"]).adapted()
         source = f"captured from {of_one[0]['instrument']}: {of_one[0]['source']}"
-        timbre = replace(timbre, source=source)
+        timbre = replace(taken.timbre, source=source)
         written.append(timbres.save(timbre, out / f"{name}{timbres.SUFFIX}"))
     return written
 

@@ -1,15 +1,19 @@
-/* A frame's arithmetic in one piece: what `live_hearing` and `renderer` otherwise ask of numpy in some
- * hundred small calls. It is the same arithmetic on tables that Python makes and hands over; where no
+/* A frame's arithmetic in one piece: what hearing, belief, renderer and mixer otherwise ask of numpy in
+ * some hundred small calls. It is the same arithmetic on tables that Python makes and hands over; where no
  * compiler was at hand when v3audio was installed, numpy does it all.
  *
  * The functions hold Python's lock while they run, less than a tenth of a millisecond for a live frame:
  * giving it away and winning it back is what makes a step late where other threads are busy.
  *
- * Sums run in eight lanes, which the compiler makes of two times four where the processor has four.
+ * Sums run in eight lanes, which the compiler makes of two times four where the processor has four;
+ * the longest loops in sixteen where it has those.
  */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if !defined(__GNUC__)
 #error "needs the vectors of GCC or Clang"
@@ -20,29 +24,43 @@
 enum {
     LANES = 8,
     BLOCK = 4 * LANES,
+#if defined(__AVX512F__)
+    WIDE = 16, /* lanes of the longest loops */
+#else
+    WIDE = LANES,
+#endif
     PAD = 16,   /* kernels' lengths are multiples of this */
     MOST = 4096 /* samples of a window and what is made of it */
 };
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float wide __attribute__((vector_size(4 * WIDE), aligned(4)));
 typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* ctypes loads this; it is never imported. */
 EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
+EXPORT void *PyInit__frame_avx512(void) { return 0; }
 
-EXPORT int version(void) { return 4; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 6; } /* of the functions below; see `compiled.VERSION` */
 
-EXPORT int has_avx2(void)
+/* What this processor can do: 0 nothing special, 1 AVX2, 2 AVX-512 too. */
+EXPORT int level(void)
 {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return avx2 + (avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+                   && __builtin_cpu_supports("avx512dq"));
 #else
     return 0;
 #endif
 }
 
+static const double PI = 3.141592653589793;
+
 INLINE vector at(const float *x) { return *(const vector *)x; }
 INLINE vector all(float x) { return x - (vector){0}; }
+INLINE wide wide_at(const float *x) { return *(const wide *)x; }
+INLINE wide wide_all(float x) { return x - (wide){0}; }
 INLINE vector chosen(whole mask, vector a, vector b)
 {
     return (vector)(((whole)a & mask) | ((whole)b & ~mask));
@@ -314,20 +332,22 @@ enum {
 INLINE void weigh_spectrum(int frames, int n, const float *kernel, const float *re, const float *im,
                            vector power[2])
 {
-    vector sums[2][2][4] = {{{{0}}}};
+    wide sums[2][2][2 * LANES / WIDE][2] = {{{{{0}}}}}; /* of kernels, real and imaginary parts side by side */
     for (int k = 0; k < n; k += 2)
         for (int i = 0; i < 2; i++, kernel += 2 * LANES)
-            for (int f = 0; f < frames; f++) {
-                vector *sum = sums[frames > 1 ? 0 : i][f];
-                const float xr = re[f * VALUES + k + i], xi = im[f * VALUES + k + i];
-                sum[0] += at(kernel) * xr;
-                sum[1] += at(kernel + LANES) * xi;
-                sum[2] += at(kernel) * xi;
-                sum[3] += at(kernel + LANES) * xr;
-            }
+            for (int f = 0; f < frames; f++)
+                for (int j = 0; j < 2 * LANES / WIDE; j++) {
+                    wide *sum = sums[frames > 1 && WIDE == LANES ? 0 : i][f][j];
+                    sum[0] += wide_at(kernel + j * WIDE) * re[f * VALUES + k + i];
+                    sum[1] += wide_at(kernel + j * WIDE) * im[f * VALUES + k + i];
+                }
     for (int f = 0; f < frames; f++) {
-        const vector *s = sums[0][f], *t = sums[1][f];
-        const vector a = s[0] + t[0] - s[1] - t[1], b = s[2] + t[2] + s[3] + t[3];
+        float x[2 * LANES], y[2 * LANES];
+        for (int j = 0; j < 2 * LANES / WIDE; j++) {
+            *(wide *)(x + j * WIDE) = sums[0][f][j][0] + sums[1][f][j][0];
+            *(wide *)(y + j * WIDE) = sums[0][f][j][1] + sums[1][f][j][1];
+        }
+        const vector a = at(x) - at(y + LANES), b = at(y) + at(x + LANES);
         power[f] = a * a + b * b;
     }
 }
@@ -436,8 +456,10 @@ typedef struct {
 
 INLINE float rise_db(const attack *a, const float *now)
 {
-    float re[MOST], im[MOST], power[2][MOST] = {{0}};
+    float re[MOST], im[MOST], power[2][MOST];
     const int n = a->n;
+    for (int i = 0; i < 2; i++)
+        memset(power[i], 0, (a->n_bands + LANES) * sizeof(float));
     for (int t = 0; t < n; t++) {
         re[t] = a->hann[t] * now[t - n - a->lag];
         im[t] = a->hann[t] * now[t - n];
@@ -564,7 +586,8 @@ INLINE void correlate(const content *c, const float *views, float *score)
 INLINE void weigh_partials(const content *c, const float *views, float *score)
 {
     enum { UNITS = 6 };
-    float near[MOST + BLOCK] = {0};
+    float near[MOST + 4 * WIDE];
+    memset(near, 0, (c->n_views * c->width + 4 * WIDE) * sizeof(float));
     for (int view = 0; view < c->n_views; view++) {
         const float *x = views + view * c->width;
         float *y = near + view * c->width;
@@ -572,22 +595,22 @@ INLINE void weigh_partials(const content *c, const float *views, float *score)
             y[bin] = largest(x[bin], largest(x[bin - 1], x[bin + 1]));
     }
     const int n_in = c->n_views * c->n_partials;
-    for (int p = 0; p < c->n_positions; p += 2 * LANES)
+    for (int p = 0; p < c->n_positions; p += 2 * WIDE)
         for (int u = 0; u < c->n_units; u += UNITS) {
             const float *entry = c->entry + u * (n_in + 1);
-            vector y[UNITS], z[UNITS], sum_y = {0}, sum_z = {0};
+            wide y[UNITS], z[UNITS], sum_y = {0}, sum_z = {0};
             for (int i = 0; i < UNITS; i++)
-                y[i] = z[i] = all(entry[i * (n_in + 1) + n_in]);
+                y[i] = z[i] = wide_all(entry[i * (n_in + 1) + n_in]);
             for (int view = 0, k = 0; view < c->n_views; view++)
                 for (int j = 0; j < c->n_partials; j++, k++) {
                     const float *x = near + view * c->width + c->places[j] + p;
-                    const vector a = at(x), b = at(x + LANES);
+                    const wide a = wide_at(x), b = wide_at(x + WIDE);
                     for (int i = 0; i < UNITS; i++) {
                         y[i] += entry[i * (n_in + 1) + k] * a;
                         z[i] += entry[i * (n_in + 1) + k] * b;
                     }
                 }
-            vector s[UNITS] = {{0}}, t[UNITS] = {{0}};
+            wide s[UNITS] = {{0}}, t[UNITS] = {{0}};
             for (int i = 0; i < UNITS; i++) {
                 sum_y += c->weigh[u + i] * y[i];
                 sum_z += c->weigh[u + i] * z[i];
@@ -604,8 +627,8 @@ INLINE void weigh_partials(const content *c, const float *views, float *score)
                 sum_y += s[i] * y[i];
                 sum_z += t[i] * z[i];
             }
-            *(vector *)(score + p) += sum_y;
-            *(vector *)(score + p + LANES) += sum_z;
+            *(wide *)(score + p) += sum_y;
+            *(wide *)(score + p + WIDE) += sum_z;
         }
 }
 
@@ -720,8 +743,8 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
     }
 }
 
-/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, and the nearest
- * code. Atoms are PAD wide at most. */
+/* `live_hearing._Codes`: of n_frames positions, how probable each of N_NOTES notes is, the nearest code
+ * and its squared distance. Atoms are PAD wide at most. */
 enum { N_NOTES = 128 };
 typedef struct {
     int n_positions, reach, n_codes;
@@ -733,11 +756,13 @@ typedef struct {
     const int32_t *notes;
 } codes;
 
-EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code)
+EXPORT void name(const codes *c, int n_frames, const float *position, float *probs, int64_t *code,
+                 float *squares)
 {
     const int n = c->n_positions;
     for (int f = 0; f < n_frames; f++, position += n, probs += N_NOTES) {
-        float around[MOST] = {0}, content[MOST] = {0}, apart[MOST];
+        float around[MOST], content[MOST], apart[MOST];
+        memset(around, 0, (n + 2 * c->reach + LANES) * sizeof(float));
         memcpy(around + c->reach, position, n * sizeof(float));
         vector square = {0};
         for (int p = 0; p < n; p += LANES) {
@@ -764,7 +789,7 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
             *(vector *)(apart + k) = sum;
             least = -most(-least, -sum);
         }
-        float nearest = -peak_of(-least);
+        const float nearest = squares[f] = -peak_of(-least);
         for (code[f] = 0; apart[code[f]] != nearest; code[f]++)
             ;
         for (int k = 0; k < c->n_codes; k += LANES) {
@@ -779,7 +804,28 @@ EXPORT void name(const codes *c, int n_frames, const float *position, float *pro
     }
 }
 
-/* y = W x + b of n_out rows; returns where the next layer's wvectors begin. */
+/* `hear_file._top`: of n_frames times N_NOTES probabilities the n_kept greatest, and whose they are. */
+EXPORT void keep_top(int n_kept, int n_frames, const float *probs, uint8_t *notes, float *kept)
+{
+    for (int f = 0; f < n_frames; f++, probs += N_NOTES) {
+        float left[N_NOTES];
+        memcpy(left, probs, sizeof(left));
+        for (int k = 0; k < n_kept; k++) {
+            vector most_of = at(left);
+            for (int note = LANES; note < N_NOTES; note += LANES)
+                most_of = most(most_of, at(left + note));
+            const float peak = peak_of(most_of);
+            int note = 0;
+            while (note < N_NOTES - 1 && left[note] != peak)
+                note++;
+            left[note] = -1;
+            *notes++ = note;
+            *kept++ = peak;
+        }
+    }
+}
+
+/* y = W x + b of n_out rows; returns where the next layer's weights begin. */
 INLINE const float *affine(int n_in, int n_out, const float *w, const float *x, float *y)
 {
     const float *bias = w + n_in * n_out;
@@ -800,51 +846,6 @@ INLINE const float *affine(int n_in, int n_out, const float *w, const float *x, 
     return bias + n_out;
 }
 
-INLINE void minus_silu(int n, const float *z, float *y)
-{
-    for (int k = 0; k < n; k++)
-        y[k] = z[k] / (1 + expf(z[k]));
-}
-
-/* `renderer.FrozenNet`: all layers' wvectors and biases stand one after the other. */
-EXPORT void net(int n_in, int hidden, int n_blocks, int n_out, const float *wvectors, const float *x,
-              float *out)
-{
-    float h[MOST], inner[MOST], outer[MOST];
-    wvectors = affine(n_in, hidden, wvectors, x, inner);
-    minus_silu(hidden, inner, h);
-    for (int block = 0; block < n_blocks; block++) {
-        wvectors = affine(hidden, hidden, wvectors, h, inner);
-        minus_silu(hidden, inner, inner);
-        wvectors = affine(hidden, hidden, wvectors, inner, outer);
-        for (int k = 0; k < hidden; k++)
-            h[k] += outer[k];
-    }
-    minus_silu(hidden, h, inner);
-    affine(hidden, n_out, wvectors, inner, out);
-}
-
-/* `renderer.Renderer._make_table`: one period of n_harmonics, as loud as `rms`, into `table`, n
- * samples and the first once more. phasors: re, im; turn: `fft.turn(n)`. */
-EXPORT void make_table(int n, int n_harmonics, const float *rms, const float *phasors,
-                       const float *turn, float *table)
-{
-    float re[MOST / 2 + 1] = {0}, im[MOST / 2 + 1] = {0};
-    for (int k = 0; k < n_harmonics; k++) {
-        re[k + 1] = rms[k] * phasors[2 * k] / n;
-        im[k + 1] = rms[k] * phasors[2 * k + 1] / n;
-    }
-    real_ifft(n, re, im, table, turn);
-    table[n] = table[0];
-}
-
-INLINE float read(const float *table, int n, double place)
-{
-    const int64_t whole = (int64_t)place;
-    const float *here = table + (whole & (n - 1));
-    return here[0] + (float)(place - whole) * (here[1] - here[0]);
-}
-
 INLINE float dot(int n, const float *a, const float *b)
 {
     vector s = {0};
@@ -857,75 +858,333 @@ INLINE float dot(int n, const float *a, const float *b)
     return sum;
 }
 
-/* `renderer.Renderer.render`, once both sounds are there: n samples that turn from sound `now` of
- * the two into the other. place, slopes, bend: where in their tables of n_table + 1 samples sample
- * s is read, place + s (slope + s bend); ramp: how far the turn comes with each sample. */
-EXPORT void play(int n_table, const float *tables, int n_noise, const float *gains, int n_loop,
-                 const float *noise, float *out, int n, int now, int noise_at, double place,
+/* WIDE of them as numbers to compute with. GCC 12 makes six instructions of the plain conversion. */
+INLINE wide widened(const int16_t *x)
+{
+#if defined(__AVX512F__)
+    return (wide)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)x)));
+#elif defined(__AVX2__)
+    return (wide)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)x)));
+#else
+    typedef int16_t small __attribute__((vector_size(2 * LANES), aligned(2)));
+    return __builtin_convertvector(__builtin_convertvector(*(const small *)x, whole), wide);
+#endif
+}
+
+/* y = W x + b in 16 bits: BLOCK rows after the other, of each W column by column, then the rows' steps
+ * and b, as `renderer._laid` lays them. Returns where the next layer's begin. */
+INLINE const int16_t *affine_16(int n_in, int n_out, const int16_t *w, const float *x, float *y)
+{
+    for (int row = 0; row < n_out; row += BLOCK) {
+        wide s[2][BLOCK / WIDE] = {{{0}}};
+        for (int k = 0; k < n_in; k += 2)
+            for (int i = 0; i < 2; i++)
+                for (int j = 0; j < BLOCK / WIDE; j++, w += WIDE)
+                    s[i][j] += x[k + i] * widened(w);
+        const float *step = (const float *)w, *bias = step + BLOCK;
+        for (int j = 0; j < BLOCK; j += WIDE)
+            *(wide *)(y + row + j) =
+                (s[0][j / WIDE] + s[1][j / WIDE]) * wide_at(step + j) + wide_at(bias + j);
+        w = (const int16_t *)(bias + BLOCK);
+    }
+    return w;
+}
+
+INLINE void minus_silu(int n, const float *z, float *y)
+{
+    for (int k = 0; k < n; k += LANES)
+        *(vector *)(y + k) = at(z + k) / (1 + exp_of(at(z + k)));
+}
+
+typedef struct {
+    int n_style, n_in, hidden, n_blocks, n_harmonics, n_noise, n_cycles, n_ages, n_colours;
+    float reference_db, lowest_db, highest_db, oldest_s, colour_low, colour_step;
+    float loudness_db, softest, loudest, top_hz, taper_hz;
+    const double *cycles, *ages; /* periods in semitones, time constants in seconds */
+    const int16_t *layers;       /* for `affine_16` */
+    float *out;                  /* BLOCK more than harmonics and noise bands */
+} frozen_net;
+
+/* `renderer.FrozenNet.__call__`: a voice of n numbers, pitch, level and age to the RMS of each harmonic
+ * and noise band of a frame of RMS 1. */
+EXPORT void spectrum(const frozen_net *e, const float *voice, int n, double pitch, double level,
+                     double age)
+{
+    float x[MOST], h[MOST], inner[MOST], outer[MOST];
+    const int n_out = e->n_harmonics + e->n_noise;
+    x[e->n_in - 1] = 0; /* where the number of columns was odd */
+    memcpy(x, voice, e->n_style * sizeof(float));
+    float *control = x + e->n_style;
+    *control++ = (pitch - 64) / 18;
+    for (int k = 0; k < e->n_cycles; k++) {
+        const double angle = 2 * PI / e->cycles[k] * pitch;
+        *control++ = sin(angle);
+        *control++ = cos(angle);
+    }
+    level = level < e->lowest_db ? e->lowest_db : level > e->highest_db ? e->highest_db : level;
+    age = age < 0 ? 0 : age > e->oldest_s ? e->oldest_s : age;
+    const float loudness = (level - e->reference_db) / e->loudness_db;
+    *control++ = loudness;
+    *control++ = age - 1;
+    for (int k = 0; k < e->n_ages; k++)
+        *control++ = 2 * exp(-age / e->ages[k]) - 0.5;
+
+    const int16_t *w = affine_16(e->n_in, e->hidden, e->layers, x, inner);
+    minus_silu(e->hidden, inner, h);
+    for (int block = 0; block < e->n_blocks; block++) {
+        w = affine_16(e->hidden, e->hidden, w, h, inner);
+        minus_silu(e->hidden, inner, inner);
+        w = affine_16(e->hidden, e->hidden, w, inner, outer);
+        for (int k = 0; k < e->hidden; k++)
+            h[k] += outer[k];
+    }
+    minus_silu(e->hidden, h, inner);
+    float *out = e->out;
+    affine_16(e->hidden, n_out, w, inner, out);
+
+    if (n > e->n_style) { /* `renderer.colour_at` */
+        const float last = e->n_colours - 1.001f, place = (pitch - e->colour_low) / e->colour_step;
+        const float where = place < 0 ? 0 : place > last ? last : place;
+        const float *row = voice + e->n_style + (int)where * n_out, part = where - (int)where;
+        const float *slope = voice + e->n_style + e->n_colours * n_out;
+        const float loud =
+            loudness < e->softest ? e->softest : loudness > e->loudest ? e->loudest : loudness;
+        for (int k = 0; k < n_out; k++)
+            out[k] += row[k] + part * (row[n_out + k] - row[k]) + loud * slope[k];
+    }
+    for (int k = 0; k < n_out; k += LANES)
+        *(vector *)(out + k) = exp_of(at(out + k));
+    const float hz = 440 * exp2((pitch - 69) / 12);
+    for (int k = 0; k < e->n_harmonics; k++) { /* `renderer._taper` */
+        const float gain = (e->top_hz - hz * (k + 1)) / e->taper_hz;
+        out[k] *= gain < 0 ? 0 : gain > 1 ? 1 : gain;
+    }
+    const float share = 1 / sqrtf(dot(n_out, out, out));
+    for (int k = 0; k < n_out; k++)
+        out[k] *= share;
+}
+
+INLINE float read(const float *table, int n, double place)
+{
+    const int64_t whole = (int64_t)place;
+    const float *here = table + (whole & (n - 1));
+    return here[0] + (float)(place - whole) * (here[1] - here[0]);
+}
+
+typedef struct {
+    int n_table, n_harmonics, n_noise, n_loop;
+    float *rms;           /* of the harmonics, then the noise bands */
+    const float *phasors; /* of the harmonics: re, im */
+    const float *turn;    /* `fft.turn(n_table)` */
+    float *tables;        /* one period of each of two sounds, and its first sample once more */
+    float *gains;         /* theirs, of the noise bands */
+    const float *noise;   /* a loop of n_loop samples of every band */
+    float *out;
+} voice;
+
+/* `renderer.Renderer._make_sound`: the sound of `rms` times `gain` becomes number `which` of the two. */
+INLINE void make_sound(const voice *v, int which, float gain)
+{
+    float re[MOST / 2 + 1], im[MOST / 2 + 1];
+    memset(re, 0, (v->n_table / 2 + 1) * sizeof(float));
+    memset(im, 0, (v->n_table / 2 + 1) * sizeof(float));
+    float *table = v->tables + which * (v->n_table + 1), *gains = v->gains + which * v->n_noise;
+    for (int k = 0; k < v->n_harmonics; k++) {
+        const float rms = gain * v->rms[k] / v->n_table;
+        re[k + 1] = rms * v->phasors[2 * k];
+        im[k + 1] = rms * v->phasors[2 * k + 1];
+    }
+    real_ifft(v->n_table, re, im, table, v->turn);
+    table[v->n_table] = table[0];
+    for (int k = 0; k < v->n_noise; k++)
+        gains[k] = gain * v->rms[v->n_harmonics + k];
+}
+
+/* `renderer.Renderer._make_sound` and `_turned`: n samples that turn from sound `now` of the two into
+ * the other, which is made first. place, slopes, bend: where in their tables sample s is read,
+ * place + s (slope + s bend); ramp: how far the turn comes with each sample. */
+EXPORT void play(const voice *v, int n, int now, int noise_at, double gain, double place,
                  double slope_now, double slope_new, double bend, double ramp)
 {
-    const float *table = tables + now * (n_table + 1), *new_table = tables + !now * (n_table + 1);
-    const float *gain = gains + now * n_noise, *new_gain = gains + !now * n_noise;
+    make_sound(v, !now, gain);
+    const int n_noise = v->n_noise;
+    const float *table = v->tables + now * (v->n_table + 1);
+    const float *new_table = v->tables + !now * (v->n_table + 1);
+    const float *gains = v->gains + now * n_noise, *new_gains = v->gains + !now * n_noise;
     for (int s = 1; s <= n; s++, noise_at++) {
-        const float *x = noise + (int64_t)(noise_at % n_loop) * n_noise;
-        const float old = read(table, n_table, place + s * (slope_now + s * bend))
-            + dot(n_noise, x, gain);
-        const float new = read(new_table, n_table, place + s * (slope_new + s * bend))
-            + dot(n_noise, x, new_gain);
-        out[s - 1] = old + (float)(s * ramp) * (new - old);
+        const float *x = v->noise + (int64_t)(noise_at % v->n_loop) * n_noise;
+        const float old = read(table, v->n_table, place + s * (slope_now + s * bend));
+        const float new = read(new_table, v->n_table, place + s * (slope_new + s * bend));
+        const float turn = s * ramp;
+        vector noise = {0};
+        int k = 0;
+        for (; k + LANES <= n_noise; k += LANES)
+            noise += at(x + k) * (at(gains + k) + turn * (at(new_gains + k) - at(gains + k)));
+        float sum = total(noise);
+        for (; k < n_noise; k++)
+            sum += x[k] * (gains[k] + turn * (new_gains[k] - gains[k]));
+        v->out[s - 1] = old + turn * (new - old) + sum;
     }
 }
 
-/* `belief.NoteBelief._describe_frame`, up to the plain numbers: features of a frame whose pitch lies
- * in bin `at`, read where the tables of `belief._Tables` and `_PAST_AT` say. */
-EXPORT void describe(int n_candidates, int n_back, int n_positions, const float *mass,
-                     const int64_t *edges, int n_bins, const float *apart, const int64_t *periods,
-                     const float *scale, const float *floors, const float *offsets, int n_spectrum,
-                     const float *spectrum, const int64_t *bins, const float *inside,
-                     const float *outside, int n_read, const float *past, const int64_t *past_at,
-                     const int64_t *past_less, const float *past_scale, const float *low,
-                     const float *high, float *x, int at, double level, double pitch)
+/* `renderer._fade`. */
+INLINE double fade(double age_s, double release_s)
 {
-    const int n_seen = n_candidates * (n_back + 2);
-    edges += at * 2 * n_candidates;
-    periods += at * n_candidates * 3;
-    float *seen = x;
-    for (int back = 0; back < n_back; back++, mass += n_positions + 1)
+    const double t = age_s / release_s;
+    if (t >= 1)
+        return 0;
+    return release_s <= 0.020 ? 0.5 + 0.5 * cos(PI * t) : (pow(10, -3 * t) - 1e-3) / (1 - 1e-3);
+}
+
+/* `renderer.Renderer._release`: n samples of sound `now`, which fades; returns how much of it is left. */
+EXPORT double let_go(const voice *v, int n, int now, int noise_at, double place, double slope,
+                     double faded_s, double rate, double release_s)
+{
+    float *table = v->tables + now * (v->n_table + 1), *gains = v->gains + now * v->n_noise;
+    const double whole = fade(faded_s, release_s), start = whole > 1e-9 ? whole : 1e-9;
+    double left = 1;
+    for (int s = 1; s <= n; s++, noise_at++) {
+        const float *x = v->noise + (int64_t)(noise_at % v->n_loop) * v->n_noise;
+        left = fade(faded_s + s / rate, release_s) / start;
+        const float sound = read(table, v->n_table, place + s * slope) + dot(v->n_noise, x, gains);
+        v->out[s - 1] = sound * (float)left;
+    }
+    for (int k = 0; k <= v->n_table; k++)
+        table[k] *= (float)left;
+    for (int k = 0; k < v->n_noise; k++)
+        gains[k] *= (float)left;
+    return left;
+}
+
+/* `belief.NoteBelief.hear`: a frame's position, views (`stride` apart) and numbers, n_rows of them, come
+ * before those of the frames before. Of positions also slow means are kept, of spectra the newest long
+ * one after the short ones. */
+EXPORT void remember(int n_back, int n_slow, const float *rates, int n_positions, float *mass, int n_bins,
+                     float *apart, int n_spectra, float *spectra, int n_rows, int n_past, float *past,
+                     const float *position, const float *views, int stride, const double *numbers)
+{
+    const int n_sums = n_positions + 1;
+    memmove(mass + n_sums, mass, (n_back - 1) * n_sums * sizeof(float));
+    for (int p = 0; p < n_positions; p++)
+        mass[p + 1] = mass[p] + position[p];
+    for (int k = 0; k < n_slow; k++) {
+        float *slow = mass + (n_back + k) * n_sums;
+        for (int p = 0; p < n_sums; p++)
+            slow[p] += rates[k] * (mass[p] - slow[p]);
+    }
+    memmove(apart + n_bins, apart, 2 * n_bins * sizeof(float));
+    for (int bin = 0; bin < n_bins; bin++)
+        apart[bin] = 1 - views[2 * stride + bin];
+    memmove(spectra + n_bins, spectra, (n_spectra - 2) * n_bins * sizeof(float));
+    memcpy(spectra, views + stride, n_bins * sizeof(float));
+    memcpy(spectra + (n_spectra - 1) * n_bins, views, n_bins * sizeof(float));
+    for (int row = 0; row < n_rows; row++, past += n_past) {
+        memmove(past + 1, past, (n_past - 1) * sizeof(float));
+        past[0] = numbers[row];
+    }
+}
+
+/* `belief.NoteBelief`: where its features are read, as in `belief._Tables` and `_PAST_AT`, and its
+ * perceptron: sizes of the input and of each layer; all layers' weights and biases, one after the other. */
+typedef struct {
+    int n_candidates, n_back, n_positions;
+    const float *mass;
+    const int64_t *edges;
+    int n_bins;
+    const float *apart;
+    const int64_t *periods;
+    const float *scale, *floors, *offsets;
+    int n_spectrum;
+    const float *spectrum;
+    const int64_t *bins;
+    const float *inside, *outside;
+    int n_read, n_past;
+    const float *past;
+    const int64_t *past_at, *past_less;
+    const float *past_scale, *low, *high;
+    int n_layers;
+    const int32_t *sizes;
+    const float *weights;
+    float *x, *scores;
+} belief;
+
+/* `belief.NoteBelief._look_up`: features of a frame whose pitch lies in bin `at`; returns their end. */
+INLINE float *look_up(const belief *b, int at, double level, double pitch)
+{
+    const int n_candidates = b->n_candidates, n_seen = n_candidates * (b->n_back + 2);
+    const int64_t *edges = b->edges + at * 2 * n_candidates;
+    const int64_t *periods = b->periods + at * n_candidates * 3;
+    const float *mass = b->mass, *apart = b->apart, *scale = b->scale + at * n_seen;
+    float *seen = b->x;
+    for (int back = 0; back < b->n_back; back++, mass += b->n_positions + 1)
         for (int c = 0; c < n_candidates; c++)
             *seen++ = mass[edges[n_candidates + c]] - mass[edges[c]];
-    for (int frame = 0; frame < 2; frame++, apart += 2 * n_bins)
+    for (int frame = 0; frame < 2; frame++, apart += 2 * b->n_bins)
         for (int c = 0; c < n_candidates; c++) {
             const int64_t *near = periods + 3 * c;
             const float least = -largest(-apart[near[0]], -apart[near[1]]);
             *seen++ = -largest(-least, -apart[near[2]]);
         }
     for (int k = 0; k < n_seen; k++)
-        x[k] = logf(x[k] + floors[k]) * scale[at * n_seen + k] + offsets[k];
-    for (int k = at * n_spectrum; k < (at + 1) * n_spectrum; k++) {
-        const int64_t *near = bins + 3 * k;
-        const float most = largest(spectrum[near[0]], largest(spectrum[near[1]], spectrum[near[2]]));
-        *seen++ = most * inside[k] + outside[k];
+        b->x[k] = logf(b->x[k] + b->floors[k]) * scale[k] + b->offsets[k];
+    for (int k = at * b->n_spectrum; k < (at + 1) * b->n_spectrum; k++) {
+        const int64_t *near = b->bins + 3 * k;
+        const float *y = b->spectrum;
+        const float most = largest(y[near[0]], largest(y[near[1]], y[near[2]]));
+        *seen++ = most * b->inside[k] + b->outside[k];
     }
     const float less[3] = {(float)level, (float)pitch, 0};
-    for (int k = 0; k < n_read; k++) {
-        const float value = (past[past_at[k]] - less[past_less[k]]) * past_scale[k];
-        *seen++ = value < low[k] ? low[k] : value > high[k] ? high[k] : value;
+    for (int k = 0; k < b->n_read; k++) {
+        const float value = (b->past[b->past_at[k]] - less[b->past_less[k]]) * b->past_scale[k];
+        *seen++ = value < b->low[k] ? b->low[k] : value > b->high[k] ? b->high[k] : value;
     }
+    return seen;
 }
 
-/* A multi-layer perceptron: sizes of the input and of each layer; all layers' weights and biases
- * stand one after the other. */
-EXPORT void perceptron(int n_layers, const int32_t *sizes, const float *weights, const float *x,
-                       float *out)
+/* `belief.perceive`, of one frame. */
+INLINE void perceive(const belief *b)
 {
     float values[MOST], next[MOST];
-    memcpy(values, x, sizes[0] * sizeof(float));
-    for (int layer = 0; layer < n_layers; layer++) {
-        const int n = sizes[layer + 1], last = layer + 1 == n_layers;
-        weights = affine(sizes[layer], n, weights, values, last ? out : next);
+    const float *weights = b->weights;
+    memcpy(values, b->x, b->sizes[0] * sizeof(float));
+    for (int layer = 0; layer < b->n_layers; layer++) {
+        const int n = b->sizes[layer + 1], last = layer + 1 == b->n_layers;
+        weights = affine(b->sizes[layer], n, weights, values, last ? b->scores : next);
         for (int k = 0; k < n && !last; k++)
             values[k] = largest(next[k], 0);
     }
+}
+
+/* `belief.NoteBelief._describe_frame`, and what the perceptron says of all features. */
+EXPORT void believe(const belief *b, int at, double pitch, double level, double periodicity,
+                    double confidence, double attack_db)
+{
+    float *x = look_up(b, at, level, pitch);
+    const float *levels = b->past, *pitches = b->past + 3 * b->n_past, *attacks = pitches + b->n_past;
+    float loudest = levels[0], low = pitches[0], high = pitches[0];
+    int steepest = 0;
+    for (int k = 1; k < b->n_past; k++)
+        loudest = largest(loudest, levels[k]);
+    for (int k = 1; k < 8; k++) {
+        low = -largest(-low, -pitches[k]);
+        high = largest(high, pitches[k]);
+    }
+    for (int k = 1; k < 12; k++)
+        steepest = attacks[k] > attacks[steepest] ? k : steepest;
+    const double height = (pitch - 60) / 20, off = pitch - rint(pitch);
+    const double below = (loudest - level) / 15, moved = high - low;
+    *x++ = height;
+    *x++ = height * height;
+    *x++ = confidence;
+    *x++ = periodicity;
+    *x++ = 2 * off;
+    *x++ = 2 * fabs(off);
+    *x++ = below < 0 ? 0 : below > 3 ? 3 : below;
+    *x++ = moved > 3 ? 3 : moved;
+    *x++ = attack_db / 15;
+    *x++ = attacks[steepest] / 15;
+    *x++ = steepest / 12.0;
+    perceive(b);
 }
 
 /* `notes._dearest_path`: n_frames of evidence for n_states, the price of a change in each; score begins
@@ -985,4 +1244,70 @@ EXPORT void resample(int up, int down, int width, const double *bank, const doub
         for (; phase >= up; phase -= up)
             at++;
     }
+}
+
+/* `streaming.Newest.step`: from n_held samples to `hop` at the analysis rate, the first of them at
+ * held[at], in this phase; what comes before `keep` is no longer needed. */
+EXPORT void listen(int up, int down, int width, const double *bank, double *held, int window, int hop,
+                   float *newest, int n_held, int at, int phase, int keep)
+{
+    memmove(newest, newest + hop, (window - hop) * sizeof(float));
+    resample(up, down, width, bank, held, newest + window - hop, at, phase, hop);
+    memmove(held, held + keep, (n_held - keep) * sizeof(double));
+}
+
+/* `mixer._limit`, of n samples. */
+EXPORT void limit(float *x, int n, double knee)
+{
+    const float k = knee;
+    int n_over = 0;
+    for (int s = 0; s < n; s++)
+        n_over += fabsf(x[s]) > k;
+    for (int s = 0; s < n && n_over; s++) {
+        const float size = fabsf(x[s]);
+        if (size > k)
+            x[s] = copysignf(k < 1 ? k + (1 - k) * tanhf((size - k) / (1 - k)) : 1, x[s]);
+    }
+}
+
+INLINE float clipped(float x, float size) { return x > size ? size : x < -size ? -size : x; }
+
+typedef struct {
+    float loudest;
+    const float *part;
+    float *heard;
+    const float *wet;
+    float *out;
+    double *square;
+} mixer;
+
+/* `mixer.Mixer.mix`: n samples, from `at` of the segment on, and how many of them were not finite.
+ * gains: rows, `apart`, of what is heard, of the dry part and of the wet one, which move or not. */
+EXPORT int mix(const mixer *m, int at, int n, const float *gains, int apart, int move, double knee)
+{
+    const float *restrict part = m->part, *restrict wet = m->wet + at;
+    float *restrict heard = m->heard + at, *restrict out = m->out;
+    const float loudest = m->loudest;
+    int n_finite = 0;
+    for (int s = 0; s < n; s++) {
+        const int finite = fabsf(part[s]) < INFINITY;
+        const float x = finite ? part[s] : 0;
+        n_finite += finite;
+        heard[s] = clipped(x, loudest);
+        out[s] = clipped(x, 1);
+    }
+    const float *dry = gains + apart, *new = gains + 2 * apart;
+    if (move)
+        for (int s = 0; s < n; s++) {
+            heard[s] *= gains[s];
+            out[s] = out[s] * dry[s] + wet[s] * new[s];
+        }
+    else
+        for (int s = 0; s < n; s++) {
+            heard[s] *= gains[0];
+            out[s] = out[s] * dry[0] + wet[s] * new[0];
+        }
+    limit(out, n, knee);
+    *m->square = dot(n, out, out);
+    return n - n_finite;
 }

@@ -38,7 +38,8 @@ from v3audio.hear_file import (
 )
 from v3audio.notes import Note, TrackerConfig, file_gate_db
 from v3audio.paths import atomic_write
-from v3audio.score import hear_score
+from v3audio.score import Score, hear_score
+from v3audio.settings import note_name
 from v3audio.timbres import Timbre
 
 log = logging.getLogger(__name__)
@@ -121,11 +122,33 @@ def transfer(
     mono = as_mono(x)
     engine = engine or Engine(timbre, sample_rate, 4096, model, transpose=transpose, mix=mix)
     sound = open_sound((mono, engine.sample_rate))
-    engine.reset(hear_score(sound, hearing or _ear(engine, model)))
+    score = hear_score(sound, hearing or _ear(engine, model))
+    _tell_of_range(score, engine)
+    engine.reset(score)
     out = engine.process(mono)[0]
     if engine.n_non_finite:
         log.warning("%d samples are NaN or infinite; taken as silence", engine.n_non_finite)
     return out
+
+
+def _tell_of_range(score: Score, engine: Engine) -> None:
+    """Warn where most notes lie beyond the timbre's range, and say what brings them into it."""
+    notes = np.array([span.midi for span in score.spans])
+    low, high = engine.timbre.note_range
+
+    def n_inside(transpose: float) -> int:
+        return int(np.sum((notes + transpose >= low) & (notes + transpose <= high)))
+
+    inside = n_inside(engine.transpose)
+    if 2 * inside >= len(notes):
+        return
+    best = max(range(-36, 37, 12), key=lambda octaves: (n_inside(octaves), -abs(octaves)))
+    log.warning(
+        "%d of %d notes lie outside the range of '%s' (%s to %s), where it sounds less like "
+        "itself; transposed by %+d semitones, %d lie within it",
+        len(notes) - inside, len(notes), engine.timbre.name, note_name(low), note_name(high), best,
+        n_inside(best),
+    )  # fmt: skip
 
 
 def _ear(engine: Engine, model: Path | str | None) -> HearingPart:
@@ -175,7 +198,9 @@ def transfer_file(
                 f"{sound.sample_rate} Hz; make an engine for that rate"
             )
         half = progress and (lambda done, n: progress(done // 2, n))
-        engine.reset(hear_score(sound, hearing or _ear(engine, model), half))
+        score = hear_score(sound, hearing or _ear(engine, model), half)
+        _tell_of_range(score, engine)
+        engine.reset(score)
         for block in open_sound(source).blocks:
             writer.write(engine.process(block)[0])
             if progress:

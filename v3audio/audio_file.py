@@ -292,15 +292,17 @@ def _decoded(info: AudioInfo) -> Iterator[NDArray[np.float32]]:
 
 def _repaired(info: AudioInfo) -> Iterator[Samples]:
     """Mono blocks without NaN, infinity or samples beyond full scale."""
-    gain = 1.0 if info.subtype.startswith(_BOUNDED) else _safe_gain(info)
+    bounded = info.subtype.startswith(_BOUNDED)
+    gain = np.float32(1.0 if bounded else _safe_gain(info))
     n_bad = 0
     for block in _decoded(info):
-        finite = np.isfinite(block)
-        if not finite.all():
-            n_bad += int(block.size - np.count_nonzero(finite))
-            block = np.where(finite, block, np.float32(0))
-        # each channel is limited before the mean, which could otherwise overflow on absurd values
-        block = np.clip(block * np.float32(gain), -1.0, 1.0)
+        if not bounded:
+            finite = np.isfinite(block)
+            if not finite.all():
+                n_bad += int(block.size - np.count_nonzero(finite))
+                block = np.where(finite, block, np.float32(0))
+            # each channel is limited before the mean, which could else overflow on absurd values
+            block = np.clip(block * gain, -1.0, 1.0)
         yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
     if n_bad:
         log.warning("%s: %d samples are NaN or infinite, taken as silence", info.path, n_bad)

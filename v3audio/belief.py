@@ -2,22 +2,24 @@
 
 `NoteTracker` must name a note from the first milliseconds of an attack, when the model's pitch may
 still be an overtone, the note before, or on its way. `NoteBelief` weighs what tells these apart:
-whether the last frames agree, the periods an octave away, how the level rose, how the pitch moves,
-and what sounds already. It gives a probability to each thing that may be due now: one of eleven
-notes near the heard pitch (itself, its neighbour semitone, the notes it may be an overtone of), a
-new attack of the sounding note, or nothing.
+whether the last frames agree, with each other and with the second before, the periods and partials
+an octave or a twelfth away, how the level rose, how the pitch moves. It says which note the player
+means now, of eleven near the heard pitch (itself, its neighbour semitone, the notes it may be an
+overtone of), and how long ago that note began. From both follows what is due in view of what the
+tracker plays: one of the eleven, a new attack of the sounding note, or nothing.
 
 Its few weights are a multi-layer perceptron beside this file, learned by `training.live_notes` on
-rendered melodies, synthetic voices and phrases of single notes, all with known notes. This is the
-one place where notes are learned from; the V3 model itself never sees any.
+rendered melodies, synthetic voices and phrases of single notes, all with known notes. It knows
+nothing of the tracker, so it learns from what was heard alone. This is the one place where notes
+are learned from; the V3 model itself never sees any.
 
-Letters: P positions, F bins, C candidates.
+Letters: P positions, F bins, C places around the heard pitch.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
+from ctypes import c_double, c_int, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -37,30 +39,35 @@ OFFSETS = (-36, -31, -28, -24, -19, -12, 0, 12, 19, 24)
 """Semitones from the heard pitch to the candidates: it may be the 8th .. 2nd overtone, or below."""
 NEIGHBOUR, REPEAT, NOTHING = len(OFFSETS), len(OFFSETS) + 1, len(OFFSETS) + 2
 """Further classes: the second nearest semitone, the sounding note again, nothing due."""
+OTHER = NEIGHBOUR + 1
+"""What the perceptron says in their place: that no note is meant, or none of these."""
+AGES_S = (0.03, 0.06, 0.1, 0.16)
+"""Limits between the classes of how long ago the note began; the last is older, or no note."""
+N_SCORES = OTHER + 1 + len(AGES_S) + 1
 
 WEIGHTS = Path(__file__).with_name("belief.npz")
-_SPECTRUM_AT = (-24, -19, -12, 0, 12, 19, 24, 28, 31)  # semitones where the short view is read
-_BRIEF_BACK = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14)  # frames back
-_LEVEL_BACK = (4, 8, 14, 24)
+_SEEN_AT = (*OFFSETS, -7, -5, -2, -1, 1, 2, 5, 7)  # semitones where content and period are read
+# Semitones where the spectra are read: harmonics, and those of the octave and the twelfth below.
+_SPECTRUM_AT = (-24, -19, -12, -7, -5, 0, 5, 7, 9, 12, 16, 19, 24, 28, 31)
+_SPECTRA_BACK = (0, 3)  # frames back, of the short view; then the long one
+_BRIEF_BACK = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14)
+_LEVEL_BACK = (4, 8, 14, 24, 40, 70)
 _ONSET_BACK = (0, 1, 2, 3, 4, 6, 8)
-_PITCH_BACK = (1, 2, 3, 5, 8, 12, 18)
+_PITCH_BACK = (1, 2, 3, 5, 8, 12, 18, 26, 36, 50)
+_LEAP_BACK = (4, 8, 16, 30, 60)
+_PERIODICITY_BACK = (1, 2, 4, 7)
+_CONFIDENCE_BACK = (1, 2, 4, 7)
 _N_BACK = 4  # frames whose positions are kept
+_SLOW = (0.12, 0.04, 0.012)  # and what they add up to, forgotten at these rates a frame
 _N_PAST = 100  # frames whose numbers are kept
 _FLOOR_DB = -90.0
 
 
 class Sounding(NamedTuple):
-    """What the tracker knows of itself.
-
-    note: what sounds, -1 if nothing. last: what sounded before. frames: since that note began, or
-    since the last one ended. peak_db, trough_db: highest level of the note, lowest since its end.
-    """
+    """What the tracker plays: `note`, -1 for nothing, which began so many `frames` ago."""
 
     note: int
-    last: int
     frames: int
-    peak_db: float
-    trough_db: float
 
 
 class NoteBelief:
@@ -74,37 +81,41 @@ class NoteBelief:
         self._layers = load_layers(weights)
         self._tables = t = _tables()
         g = Geometry()
-        self._mass = np.empty((_N_BACK, g.n_positions + 1), np.float32)  # cumulated, newest first
+        # Cumulated, newest first, then the slow ones.
+        self._mass = np.empty((_N_ROWS, g.n_positions + 1), np.float32)
         self._apart = np.empty((3, g.n_bins), np.float32)  # 1 - periodicity
-        # level, level of 5 ms, onset, pitch, attack score; newest first
-        self._past = np.empty((5, _N_PAST), np.float32)
-        self._x = np.zeros(_N_HEARD + _N_SOUNDING, np.float32)
-        self._short = np.empty(g.n_bins, np.float32)
+        # level, level of 5 ms, onset, pitch, attack score, periodicity, confidence; newest first
+        self._past = np.empty((7, _N_PAST), np.float32)
+        self._spectra = np.empty((_N_SPECTRA, g.n_bins), np.float32)  # short, newest first; long
+        self._x = np.zeros(_N_HEARD, np.float32)
         sizes = [len(self._x), *(len(bias) for _, bias in self._layers)]
         self._scores = np.empty(sizes[-1], np.float32)
-        self._describe = compiled.bind(
-            "describe", len(OFFSETS), _N_BACK, g.n_positions, self._mass, t.mass_edges,
-            g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
-            len(_SPECTRUM_AT), self._short, t.spectrum_bins, t.spectrum_inside, t.spectrum_outside,
-            len(_PAST_AT), self._past, _PAST_AT, _PAST_LESS, _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
-            self._x,
+        self._lent = compiled.Lent(), compiled.Lent()
+        self._remember = compiled.bind(
+            "remember", _N_BACK, len(_SLOW), _SLOW_RATES, g.n_positions, self._mass, g.n_bins,
+            self._apart, _N_SPECTRA, self._spectra, *self._past.shape, self._past,
+            free=(c_void_p, c_void_p, c_int, c_double * len(self._past)),
         )  # fmt: skip
-        self._perceive = None
+        self._believe = None
         if max(sizes) <= compiled.MOST:
             flat = np.concatenate([array.T.ravel() for layer in self._layers for array in layer])
-            self._perceive = compiled.bind(
-                "perceptron", len(self._layers), np.array(sizes, np.int32), flat,
-                self._x, self._scores,
-            )  # fmt: skip
+            self._believe = compiled.bind("believe", compiled.record(
+                len(_SEEN_AT), _N_ROWS, g.n_positions, self._mass, t.mass_edges,
+                g.n_bins, self._apart, t.period_bins, t.seen_scale, _SEEN_FLOOR, _SEEN_OFFSET,
+                t.spectrum_inside.shape[1], self._spectra, t.spectrum_bins, t.spectrum_inside,
+                t.spectrum_outside, len(_PAST_AT), _N_PAST, self._past, _PAST_AT, _PAST_LESS,
+                _PAST_SCALE, _PAST_LOW, _PAST_HIGH,
+                len(self._layers), np.array(sizes, np.int32), flat, self._x, self._scores,
+            ), free=(c_int, *(c_double,) * 5))  # fmt: skip
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
         self._mass[:] = 0.0
         self._apart[:] = 1.0
-        self._past[:] = [[_FLOOR_DB], [_FLOOR_DB], [0.0], [0.0], [0.0]]
+        self._past[:] = [[_FLOOR_DB], [_FLOOR_DB], [0.0], [0.0], [0.0], [0.0], [0.0]]
         self._heard = (0.0,) * 6
-        self._short[:] = 0.0
+        self._spectra[:] = 0.0
 
     def hear(
         self,
@@ -126,53 +137,77 @@ class NoteBelief:
             attack_db: the tracker's attack score.
         """
         level, brief, onset, periodicity, confidence = numbers
-        mass, apart, past = self._mass, self._apart, self._past
-        mass[1:] = mass[:-1]
+        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
+        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
+        new = level, brief, onset, pitch, attack_db, periodicity, confidence
+        if self._remember:
+            at, seen = self._lent
+            self._remember(at(position), seen(views), seen.apart, (c_double * len(new))(*new))
+            return
+        mass, apart, past, spectra = self._mass, self._apart, self._past, self._spectra
+        mass[1:_N_BACK] = mass[: _N_BACK - 1]
         np.add.accumulate(position, out=mass[0, 1:])
+        slow = mass[_N_BACK:]
+        slow += _SLOW_RATES * (mass[0] - slow)
         apart[1:] = apart[:-1]
         np.subtract(1.0, views[2], out=apart[0])
         past[:, 1:] = past[:, :-1]
-        level, brief = max(level, _FLOOR_DB), max(brief, _FLOOR_DB)
-        past[:, 0] = level, brief, onset, pitch, attack_db
-        self._heard = pitch, level, tuning, periodicity, confidence, attack_db
-        self._short[:] = views[1]
+        past[:, 0] = new
+        spectra[1:-1] = spectra[:-2]
+        spectra[0], spectra[-1] = views[1], views[0]
 
     def probabilities(self, now: Sounding) -> list[float]:
         """Probability of each class: one per offset, `NEIGHBOUR`, `REPEAT`, `NOTHING`.
 
+        The sounding note is due again if the note meant is that one, and began since.
         To be called before the next frame is heard: what was heard last is still read here.
         """
-        x = self._x
-        self._describe_frame(x)
-        x[_N_HEARD:] = self._describe_tracker(now)
-        scores: list[float] = self._weigh(x).tolist()
-        top = max(scores)
-        odds = [math.exp(score - top) for score in scores]
-        total = sum(odds)
-        return [odd / total for odd in odds]
+        meant, ages = self.beliefs()
+        chances = [*meant[:OTHER], 0.0, meant[OTHER]]
+        if now.note >= 0:
+            same = 0.0
+            for kind in range(OTHER):
+                if note_named(kind, self._heard[0]) == now.note:
+                    same, chances[kind] = same + meant[kind], 0.0
+            age_s = now.frames * HOP_S
+            since = sum(
+                chance * min(max((age_s - low) / (high - low), 0.0), 1.0)
+                for chance, low, high in zip(ages, (0.0, *AGES_S), AGES_S, strict=False)
+            )
+            chances[REPEAT] = same * since
+            chances[NOTHING] += same * (1.0 - since)
+        return chances
 
-    def _weigh(self, x: FloatArray) -> FloatArray:
-        """The perceptron's scores."""
-        if self._perceive:
-            self._perceive()
-            return self._scores
-        return perceive(x, self._layers)
+    def beliefs(self) -> tuple[list[float], list[float]]:
+        """Probabilities of the note that is meant, and of how long ago it began.
 
-    def _describe_frame(self, x: FloatArray) -> None:
-        """The features that do not depend on what sounds, into the first of `x`."""
+        Returns:
+            one per offset, `NEIGHBOUR` and `OTHER`; one per class of `AGES_S`.
+        """
+        scores: list[float] = self._weigh().tolist()
+        return _softmax(scores[: OTHER + 1]), _softmax(scores[OTHER + 1 :])
+
+    def _weigh(self) -> FloatArray:
+        """The perceptron's scores of the newest frame."""
         pitch, level, tuning, periodicity, confidence, attack_db = self._heard
-        tables, past = self._tables, self._past
-        at = min(max(round((pitch + tuning - tables.low) * tables.per_semitone), 0), tables.last)
-        if self._describe:
-            self._describe(at, ctypes.c_double(level), ctypes.c_double(pitch))
-        else:
-            self._look_up(x, at, level, pitch)
-        end = _N_VIEWED + len(_PAST_AT)
+        t = self._tables
+        at = min(max(round((pitch + tuning - t.low) * t.per_semitone), 0), t.last)
+        if self._believe:
+            self._believe(at, pitch, level, periodicity, confidence, attack_db)
+            return self._scores
+        self._describe_frame(self._x, at)
+        return perceive(self._x, self._layers)
+
+    def _describe_frame(self, x: FloatArray, at: int) -> None:
+        """The features of the newest frame, whose pitch lies in bin `at`."""
+        pitch, level, _, periodicity, confidence, attack_db = self._heard
+        self._look_up(x, at, level, pitch)
+        past = self._past
         off, recent = pitch - round(pitch), past[3, :8].tolist()
         attacks = past[4, :12].tolist()
         steepest = max(attacks)
         height = (pitch - 60.0) / 20.0
-        x[end:_N_HEARD] = (
+        x[_N_VIEWED + len(_PAST_AT) :] = (
             height,
             height * height,
             confidence,
@@ -189,11 +224,11 @@ class NoteBelief:
     def _look_up(self, x: FloatArray, at: int, level: float, pitch: float) -> None:
         """What is read by the bin of the pitch, and from the frames before."""
         tables = self._tables
-        # Agreement: the content near each candidate, now and in the frames before; periodicity at
+        # Agreement: the content near each place, now and in the frames before; periodicity at
         # each: an octave below a true pitch repeats no better than it.
-        edges = self._mass.take(tables.mass_edges[at], 1)  # (frames, 2 * C)
-        near = edges[:, len(OFFSETS) :]
-        near -= edges[:, : len(OFFSETS)]
+        edges = self._mass.take(tables.mass_edges[at], 1)  # (rows, 2 * C)
+        near = edges[:, len(_SEEN_AT) :]
+        near -= edges[:, : len(_SEEN_AT)]
         seen = x[:_N_SEEN]
         n = near.size
         seen[:n] = near.ravel()
@@ -204,7 +239,7 @@ class NoteBelief:
         seen *= tables.seen_scale[at]
         seen += _SEEN_OFFSET
         spectrum = x[_N_SEEN:_N_VIEWED]
-        np.maximum.reduce(self._short.take(tables.spectrum_bins[at]), 1, out=spectrum)
+        np.maximum.reduce(self._spectra.take(tables.spectrum_bins[at]), 1, out=spectrum)
         spectrum *= tables.spectrum_inside[at]
         spectrum += tables.spectrum_outside[at]
 
@@ -214,36 +249,12 @@ class NoteBelief:
         np.maximum(read, _PAST_LOW, out=read)
         np.minimum(read, _PAST_HIGH, out=x[_N_VIEWED : _N_VIEWED + len(read)])
 
-    def _describe_tracker(self, now: Sounding) -> list[float]:
-        """The features that tell how the frame stands to what sounds, or sounded last."""
-        pitch, level, tuning = self._heard[:3]
-        sounds = now.note >= 0
-        known = now.note if sounds else now.last
-        age = math.log1p(min(now.frames, 400)) / 3.0
-        values = [0.0] * _N_SOUNDING
-        if sounds:
-            values[:3] = 1.0, age, min((now.peak_db - level) / 15.0, 3.0)
-        else:
-            values[3:5] = age, min((level - now.trough_db) / 15.0, 3.0)
-        if known >= 0:
-            tables = self._tables
-            apart = pitch - known
-            close = min(max(apart, -1.5), 1.5)
-            values[5:8] = min(max(apart, -24.0), 24.0) / 12.0, close, abs(close)
-            at = round((known + tuning - tables.low) * tables.per_semitone)
-            first, end = (min(max(at + k, 0), tables.n_positions) for k in (-3, 4))
-            cumulated = self._mass
-            for k in range(_N_BACK):
-                mass = cumulated.item(k, end) - cumulated.item(k, first)
-                values[8 + k] = math.log(max(mass, 0.0) + _MASS_FLOOR) / 3.0 + 1.0
-            if 1 <= at < tables.last:
-                apart_now = min(self._apart[0, at - 1 : at + 2].tolist())
-                values[12] = math.log(apart_now + _APART_FLOOR) / -3.0
-            values[13] = 1.0
-            for k, offset in enumerate(OFFSETS):
-                if round(pitch + offset) == known:
-                    values[14 + k] = 1.0
-        return values
+
+def _softmax(scores: list[float]) -> list[float]:
+    top = max(scores)
+    odds = [math.exp(score - top) for score in scores]
+    total = sum(odds)
+    return [odd / total for odd in odds]
 
 
 def note_named(kind: int, pitch: float) -> int:
@@ -255,28 +266,34 @@ def note_named(kind: int, pitch: float) -> int:
 
 
 _MASS_FLOOR, _APART_FLOOR = 1e-2, 5e-4
-_N_SEEN = (_N_BACK + 2) * len(OFFSETS)
-_SEEN_FLOOR = np.repeat(
-    np.array([_MASS_FLOOR, _APART_FLOOR], np.float32), [_N_BACK * len(OFFSETS), 2 * len(OFFSETS)]
-)
-_SEEN_OFFSET = (np.arange(_N_SEEN) < _N_BACK * len(OFFSETS)).astype(np.float32)
-_N_VIEWED = _N_SEEN + len(_SPECTRUM_AT)
-_N_HEARD = _N_VIEWED + len((*_BRIEF_BACK, *_LEVEL_BACK, *_ONSET_BACK, *_PITCH_BACK)) + 11
-_N_SOUNDING = 14 + len(OFFSETS)
+_N_ROWS = _N_BACK + len(_SLOW)
+_SLOW_RATES = np.array(_SLOW, np.float32)[:, None]
+_N_MASSES, _N_APART = _N_ROWS * len(_SEEN_AT), 2 * len(_SEEN_AT)
+_N_SEEN = _N_MASSES + _N_APART
+_SEEN_FLOOR = np.repeat(np.array([_MASS_FLOOR, _APART_FLOOR], np.float32), [_N_MASSES, _N_APART])
+_SEEN_OFFSET = (np.arange(_N_SEEN) < _N_MASSES).astype(np.float32)
+_N_SPECTRA = max(_SPECTRA_BACK) + 2
+_SPECTRA_ROWS = (*_SPECTRA_BACK, _N_SPECTRA - 1)
+_N_VIEWED = _N_SEEN + len(_SPECTRA_ROWS) * len(_SPECTRUM_AT)
 
-
-_N_EACH = [len(back) for back in (_BRIEF_BACK, _LEVEL_BACK, _ONSET_BACK, _PITCH_BACK)]
-# What is read of the past, flat; what is taken off it (level, pitch or 0), its scale and limits.
-_PAST_AT = np.array(
-    [_N_PAST + k for k in _BRIEF_BACK]
-    + [k for k in _LEVEL_BACK]
-    + [2 * _N_PAST + k for k in _ONSET_BACK]
-    + [3 * _N_PAST + k for k in _PITCH_BACK]
+# What is read of the past: row of the past, frames back; what is taken off (level, pitch or 0),
+# scale and limits.
+_PAST = (
+    (1, _BRIEF_BACK, 0, 0.1, -3.0, 3.0),
+    (0, _LEVEL_BACK, 0, 0.1, -3.0, 3.0),
+    (2, _ONSET_BACK, 2, 0.2, 0.0, 4.0),
+    (3, _PITCH_BACK, 1, -1.0, -2.0, 2.0),
+    (3, _LEAP_BACK, 1, -0.1, -3.0, 3.0),
+    (5, _PERIODICITY_BACK, 2, 1.0, 0.0, 1.0),
+    (6, _CONFIDENCE_BACK, 2, 1.0, 0.0, 1.0),
 )
-_PAST_LESS = np.repeat([0, 0, 2, 1], _N_EACH)
-_PAST_SCALE = np.repeat(np.array([0.1, 0.1, 0.2, -1.0], np.float32), _N_EACH)
-_PAST_LOW = np.repeat(np.array([-3.0, -3.0, 0.0, -2.0], np.float32), _N_EACH)
-_PAST_HIGH = np.repeat(np.array([3.0, 3.0, 4.0, 2.0], np.float32), _N_EACH)
+_N_EACH = [len(back) for _, back, *_ in _PAST]
+_PAST_AT = np.array([row * _N_PAST + k for row, back, *_ in _PAST for k in back])
+_PAST_LESS = np.repeat([less for _, _, less, *_ in _PAST], _N_EACH)
+_PAST_SCALE, _PAST_LOW, _PAST_HIGH = (
+    np.repeat(np.array([entry[k] for entry in _PAST], np.float32), _N_EACH) for k in (3, 4, 5)
+)
+_N_HEARD = _N_VIEWED + len(_PAST_AT) + 11
 
 
 class _Tables(NamedTuple):
@@ -285,12 +302,11 @@ class _Tables(NamedTuple):
     low: int
     per_semitone: int
     last: int
-    n_positions: int
     mass_edges: NDArray[np.int64]  # (F, 2 * C)
     period_bins: NDArray[np.int64]  # (F, C, 3)
     seen_scale: FloatArray  # (F, _N_SEEN), 0 outside the views
-    spectrum_bins: NDArray[np.int64]  # (F, len(_SPECTRUM_AT), 3)
-    spectrum_inside: FloatArray  # (F, len(_SPECTRUM_AT))
+    spectrum_bins: NDArray[np.int64]  # (F, S, 3), of all spectra one after the other
+    spectrum_inside: FloatArray  # (F, S)
     spectrum_outside: FloatArray  # -0.2 there, 0 inside
 
 
@@ -304,22 +320,22 @@ def _tables() -> _Tables:
         inside = (at >= 0) & (at < g.n_bins)
         return np.clip(at, 1, g.n_bins - 2)[..., None] + np.array([-1, 0, 1]), inside
 
-    candidates = here + g.bins_per_semitone * np.array(OFFSETS)
-    edges = np.concatenate([candidates - 3, candidates + 4], 1)
-    period_bins, period_inside = around(OFFSETS)
-    spectrum_bins, spectrum_inside = around(_SPECTRUM_AT)
-    third = np.ones((g.n_bins, _N_BACK * len(OFFSETS))) / 3.0
+    places = here + g.bins_per_semitone * np.array(_SEEN_AT)
+    edges = np.concatenate([places - 3, places + 4], 1)
+    period_bins, period_inside = around(_SEEN_AT)
+    bins, inside = around(_SPECTRUM_AT)
+    inside = np.tile(inside, len(_SPECTRA_ROWS))
+    third = np.ones((g.n_bins, _N_MASSES)) / 3.0
     return _Tables(
         g.midi_low,
         g.bins_per_semitone,
         g.n_bins - 1,
-        g.n_positions,
         np.clip(edges, 0, g.n_positions),
         period_bins,
         np.concatenate([third, np.tile(period_inside, 2) / -3.0], 1).astype(np.float32),
-        spectrum_bins,
-        spectrum_inside.astype(np.float32),
-        np.where(spectrum_inside, 0.0, -0.2).astype(np.float32),
+        np.concatenate([bins + row * g.n_bins for row in _SPECTRA_ROWS], 1),
+        inside.astype(np.float32),
+        np.where(inside, 0.0, -0.2).astype(np.float32),
     )
 
 

@@ -34,6 +34,7 @@ from v3audio.hear_file import (
     load_hearing,
     open_sound,
     progress_after,
+    release_times,
 )
 from v3audio.notes import Note, TrackerConfig
 from v3audio.settings import note_name
@@ -43,6 +44,7 @@ from v3audio.timbres import Timbre, check_name
 MIN_S = 1.0  # of sounding, pitched frames
 SURE = 0.6  # voicing from which a frame tells of the timbre
 DECAY_FROM_DB_PER_S = 6.0  # notes that fall faster by themselves are struck or plucked ones
+RELEASE_S = 0.1  # where no rest lets a note be heard to fade
 MEASURED_S = 90.0  # of all recordings together whose spectra are measured
 CLIPPED = 0.995  # of full scale
 QUIET_S = 0.2  # between the notes, from which noise is stated
@@ -215,6 +217,8 @@ def capture(
         )
     decays = [d for h in heard for d in decay_rates(h.notes, h.level_db)]
     decay = float(np.median(decays)) if decays else 0.0
+    releases = [r for h in heard for r in release_times(h.notes, h.level_db)]
+    release_s = float(np.clip(np.median(releases or [RELEASE_S]), 0.01, 2.0))
     style = np.concatenate([h.style[h.sure] for h in heard]).mean(0, dtype=np.float64)
     timbre = Timbre(
         name=name,
@@ -225,6 +229,7 @@ def capture(
         decay_db_per_s=round(decay, 1) if decay >= DECAY_FROM_DB_PER_S else 0.0,
         source=f"captured from {', '.join(Path(f).name for f in files)}",
         licence=licence,
+        extras={"release_s": round(release_s, 3)},
     )
     report = _report(heard, timbre)
     bench = _bench(files, heard, timbre, bundle) if bundle.renderer is not None else None

@@ -1,9 +1,10 @@
 """The colour of a captured timbre: what an instrument has beyond what its style tells a renderer.
 
 V3's style vector says what kind of sound it is. The notes of a take say more: how strong each
-harmonic and noise band was at each pitch. A colour holds the difference on a grid of pitches, found
-by the renderer's own loss through its network; between and beyond the notes played it is smoothed,
-so that pitches never heard gain as well. To adapt moves the style vector too.
+harmonic and noise band was at each pitch, and how that changed with loudness. A colour holds the
+difference on a grid of pitches and its slope over the level, found by the renderer's own loss
+through its network; pitches never heard get what those around them make likely. To adapt moves the
+style vector too.
 
 Letters in shapes: R frames, L notes, K harmonics, N noise bands, M mel bands, D style values.
 """
@@ -21,9 +22,11 @@ from torch import Tensor
 from v3audio.notes import Note
 from v3audio.render_loss import SILENT, loss_terms, relative
 from v3audio.renderer import (
+    COLOUR_LOUDNESS,
     COLOUR_LOW,
-    COLOUR_ROWS,
+    COLOUR_PITCHES,
     COLOUR_STEP,
+    LOUDNESS_DB,
     TOP_HZ,
     RendererConfig,
     colour_at,
@@ -36,12 +39,13 @@ Frames = dict[str, Tensor]
 """Measured frames, sorted by pitch: see `measure`."""
 
 MIN_NOTE_S = 0.12
-WIDTH_SEMITONES = 2.5
-"""How far a note speaks for its neighbours (a Gaussian's sigma)..."""
-SHRINK = 0.3
-"""...against the mean of all notes, which weighs as much as a note at this height of the bell."""
+ALIKE_SEMITONES = 5.0
+"""Two pitches so far apart have e times less in common, beside what all have..."""
+OF_NOTE = 0.5
+"""...and a note differs by so much (of a pitch's variance) from others of its pitch."""
 WEIGHTS = {"mel": 1.0, "harmonics": 0.3, "noise": 0.1}  # as the renderer was trained
 RATE, STYLE_RATE = 0.03, 0.015
+SLOPE_WAY = 0.6  # how far the slope can go in all steps: little tells of it, and it would overfit
 STYLE_LEASH = 1e-4  # of the squared distance from V3's style, in its standard deviations
 STEPS, ADAPT_STEPS = 60, 200
 HELD_EVERY = 4  # pitches that judge an adaptation
@@ -107,7 +111,7 @@ class Fit(NamedTuple):
     """How an instrument is to be played."""
 
     style: NDArray[np.float32]  # (D,)
-    colour: NDArray[np.float32]  # (COLOUR_ROWS, K + N) natural log gains
+    colour: NDArray[np.float32]  # (COLOUR_ROWS, K + N) natural log gains, the last row the slope
 
 
 class Bench:
@@ -153,28 +157,34 @@ class Bench:
             heard = torch.nn.functional.pad(heard, (0, net.config.n_noise), value=True)
             mean = (gains * heard).sum(0) / heard.sum(0).clamp(min=1)
             gains = torch.where(heard, gains, mean)
-        mix = _mix(frames["pitch"], at)
+        mix, loudness = _mix(frames["pitch"], at), self._loudness()
         gains.requires_grad_()
-        groups = [{"params": [gains], "lr": RATE}, {"params": [style], "lr": STYLE_RATE}]
-        optimizer = torch.optim.Adam(groups[: 1 + adapt])
+        slope = torch.zeros_like(mean, requires_grad=True)
+        groups = [
+            {"params": [gains], "lr": RATE},
+            {"params": [slope], "lr": SLOPE_WAY / steps},
+            {"params": [style], "lr": STYLE_RATE},
+        ]
+        optimizer = torch.optim.Adam(groups[: 2 + adapt])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             raw = self._plain(style) if adapt else plain
             strayed = ((style - self._style) / net.style_std).square().sum()
-            loss = self._loss(raw + mix @ gains) + STYLE_LEASH * strayed
+            loss = self._loss(raw + mix @ gains + loudness * slope) + STYLE_LEASH * strayed
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             told()
-        grid = COLOUR_LOW + COLOUR_STEP * torch.arange(COLOUR_ROWS)
-        colour = _mix(grid, at) @ gains.detach()
+        grid = COLOUR_LOW + COLOUR_STEP * torch.arange(COLOUR_PITCHES)
+        colour = torch.cat([_mix(grid, at) @ gains, slope[None]]).detach()
         return Fit(style.detach().numpy(), colour.numpy())
 
     @torch.no_grad()
     def loss(self, fit: Fit) -> float:
         """How far a fit is from these frames (natural log amplitude, weighted as in training)."""
-        colour = np.stack([colour_at(fit.colour, p) for p in self._frames["pitch"].tolist()])
+        at = zip(self._frames["pitch"].tolist(), self._loudness()[:, 0].tolist(), strict=True)
+        colour = np.stack([colour_at(fit.colour, *place) for place in at])
         plain = self._plain(torch.from_numpy(fit.style))
         return float(self._loss(plain + torch.from_numpy(colour)))
 
@@ -190,9 +200,9 @@ class Bench:
             The better fit, and the loss on the held-out pitches without and with adaptation; both
             are 0 where the take has too few pitches to hold any out.
         """
-        pitches, order = torch.unique_consecutive(self._frames["midi"], return_inverse=True)
+        _, order = torch.unique_consecutive(self._frames["midi"], return_inverse=True)
         held = order % HELD_EVERY == HELD_EVERY // 2
-        if len(pitches) <= HELD_EVERY:
+        if not held.any():
             return self.fit(), 0.0, 0.0
         heard, judge = self.part(~held), self.part(held)
         before = judge.loss(heard.fit())
@@ -206,12 +216,24 @@ class Bench:
         out: Tensor = self._net(styles, f["pitch"], f["level"] + self._shift_db, f["age"])
         return out
 
+    def _loudness(self) -> Tensor:
+        """What the colour's slope is multiplied with in every frame, (R, 1)."""
+        above_db = self._frames["level"] + self._shift_db - self._net.config.reference_db
+        return (above_db / LOUDNESS_DB).clamp(*COLOUR_LOUDNESS)[:, None]
+
     def _loss(self, log_rms: Tensor) -> Tensor:
         terms = loss_terms(log_rms, self._frames, self._net.config)
         return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
 
 
 def _mix(pitch: Tensor, at: Tensor) -> Tensor:
-    """What each of L notes at pitches `at` says about each pitch: (pitches, L), rows sum to 1."""
-    bell = torch.exp(-0.5 * ((pitch[:, None] - at) / WIDTH_SEMITONES).square())
-    return (bell + SHRINK / len(at)) / (bell.sum(1, keepdim=True) + SHRINK)
+    """What each of L notes at pitches `at` says about each pitch: (pitches, L), rows sum to 1.
+
+    The best linear guess from noisy notes (kriging), where what they have in common falls
+    exponentially with their distance; far from all of them it is their mean.
+    """
+    n = len(at)
+    alike = torch.exp(-(at[:, None] - at).abs() / ALIKE_SEMITONES) + OF_NOTE * torch.eye(n)
+    near = torch.exp(-(pitch[:, None] - at).abs() / ALIKE_SEMITONES)
+    told: Tensor = torch.linalg.solve(alike, near.T).T
+    return told + (1.0 - told.sum(1, keepdim=True)) / n

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 4
+VERSION = 6
 """Of its functions: what an older `_frame.c` was built to is left alone."""
-LANES = 8
-"""Numbers computed with at once."""
+LANES, BLOCK = 8, 32
+"""Numbers computed with at once, and side by side."""
 FRAMES = 8
 """Frames heard at once."""
 PAD = 16
@@ -32,7 +32,8 @@ MOST = 4096
 def library() -> ctypes.PyDLL | None:
     """What was built, for this processor, or None."""
     plain = _load("_frame")
-    return (_load("_frame_avx2") or plain) if plain and plain.has_avx2() else plain
+    better = ("_frame_avx2", "_frame_avx512")[: plain.level()] if plain else ()
+    return next(filter(None, map(_load, reversed(better))), plain)
 
 
 def _load(name: str) -> ctypes.PyDLL | None:
@@ -47,13 +48,14 @@ def _load(name: str) -> ctypes.PyDLL | None:
 
 def bind(
     name: str, *values: int | float | NDArray[Any] | ctypes.Structure,
-    result: type[Any] | None = None,
+    free: tuple[type[Any], ...] = (), result: type[Any] | None = None,
 ) -> Callable[..., Any] | None:
     """A compiled function on these numbers and arrays, which are read and written at each call.
 
     Args:
         name: as in `_frame.c`.
-        values: its arguments; arrays are contiguous and of its types.
+        values: its first arguments; arrays are contiguous and of its types.
+        free: ctypes types of the arguments that are left.
         result: its ctypes type.
 
     Returns:
@@ -62,8 +64,9 @@ def bind(
     if (functions := library()) is None:
         return None
     function = functions[name]
-    function.restype = result
-    return partial(function, *map(_argument, values))
+    bound = [_argument(value) for value in values]
+    function.argtypes, function.restype = [*map(type, bound), *free], result
+    return partial(function, *bound)
 
 
 def record(*values: int | float | NDArray[Any] | ctypes.Structure) -> ctypes.Structure:
@@ -80,6 +83,33 @@ def record(*values: int | float | NDArray[Any] | ctypes.Structure) -> ctypes.Str
 def address(array: NDArray[Any]) -> ctypes.c_void_p:
     """Where an array's numbers begin, for one call; numpy's own `data_as` takes longer."""
     return ctypes.c_void_p(array.__array_interface__["data"][0])
+
+
+class Lent:
+    """The address of an array of float32, looked up only where it is another than the time before.
+
+    The array stays; what changes in it is seen.
+
+    Attributes:
+        apart: numbers from one row to the next.
+    """
+
+    def __init__(self) -> None:
+        self._array: NDArray[Any] | None = None
+        self._address = ctypes.c_void_p()
+        self.apart = 0
+
+    def __call__(self, array: NDArray[Any]) -> ctypes.c_void_p:
+        """Of (..., n) numbers; of a copy if they are of another type or not side by side."""
+        if array is not self._array:
+            beside = array.strides[-1] == array.itemsize or array.shape[-1] == 1
+            fits = beside and array.dtype == np.float32
+            self._array = array if fits else None
+            held = array if fits else np.ascontiguousarray(array, np.float32)
+            self.apart = held.strides[0] // held.itemsize
+            self._address = address(held)
+            self._address.target = held  # type: ignore[attr-defined]  # lest it go
+        return self._address
 
 
 def _argument(value: int | float | NDArray[Any] | ctypes.Structure) -> Any:

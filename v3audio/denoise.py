@@ -16,6 +16,7 @@ Letters: F frames, B frequency bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -106,9 +107,16 @@ def _steady(power: Samples) -> tuple[float, Samples]:
     nth = int(IN_TIME * len(sounding))
     always = np.log(np.partition(sounding, nth, axis=0)[nth] + 1e-20)
     places = _places()
-    agreed = [np.quantile(always[low:high], IN_BAND) for low, _, high in places]
+    agreed = [_quantile(always[low:high], IN_BAND) for low, _, high in places]
     noise = np.exp(np.interp(np.arange(power.shape[1]), places[:, 1], agreed))
     return 10 * np.log10(noise.sum() / np.quantile(total, LOUD)), noise.astype(np.float32)
+
+
+def _quantile(x: Samples, share: float) -> float:
+    """`np.quantile`, which takes ten times as long for so few numbers."""
+    rest, at = math.modf(share * (len(x) - 1))
+    below, above = np.sort(x)[[int(at), min(int(at) + 1, len(x) - 1)]].tolist()
+    return float(below + rest * (above - below))
 
 
 @lru_cache(maxsize=1)

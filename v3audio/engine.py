@@ -20,29 +20,24 @@ from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from v3audio import timbres
+from v3audio import compiled, timbres
 from v3audio.bundle import load_bundle
 from v3audio.errors import ConfigError, DeviceError, TimbreError
-from v3audio.glides import Fader, TimbreGlide
+from v3audio.glides import TimbreGlide
+from v3audio.mixer import Mixer
 from v3audio.notes import FrameNotes, NoteEvent, NoteTracker, TrackerConfig
 from v3audio.renderer import RenderControl, Renderer
 from v3audio.settings import Settings, ref_semitones
-from v3audio.streaming import ANALYSIS_RATE, HOP, WINDOW, Framer, StreamingResampler
+from v3audio.streaming import ANALYSIS_RATE, HOP, WINDOW, Framer, Newest, StreamingResampler
 from v3audio.threads import blas_is_held, one_blas_thread
 from v3audio.timbres import Timbre
 from v3audio.tuning import Tuning, octaves_into_range, tuned
-from v3audio.units import db_to_gain, midi_to_hz
+from v3audio.units import midi_to_hz
 from v3audio.voice import SILENT_DB, Played, Voice, VoiceConfig
 
 Samples = NDArray[np.float32]
 
-RAMP_S, SWITCH_S = 0.02, 0.002
-"""A changed gain or mix arrives after the first, in a straight line, a bypass or switch after the
-second. Lines longer than a fader's steps join up: at 2 ms, a hundred steps a second were heard.
-"""
-_KNEE = 0.891  # -1 dBFS: below it the limiter does nothing
-_LOUDEST = 100.0  # +40 dBFS: what is louder is clipped before it is heard, lest its square overflow
-
+_FLOAT32 = np.dtype(np.float32)
 
 class HearingPart(Protocol):
     """What the engine asks of `v3audio.live_hearing.LiveHearing`."""
@@ -166,7 +161,7 @@ class Engine:
         renderer: RendererPart | None = None,
     ) -> None:
         self._resampler = StreamingResampler(sample_rate)
-        self._framer = Framer(HOP, WINDOW)
+        self._newest = Newest(self._resampler, Framer(HOP, WINDOW))
         self.sample_rate = self._resampler.sample_rate
         if block < 1 or int(block) != block:
             raise ConfigError(
@@ -180,6 +175,7 @@ class Engine:
             mix=s.mix if mix is None else mix,
             gate_db=s.gate_db if gate_db is None else gate_db,
         )
+        self._mixer = Mixer(self._settings, self.sample_rate)
         self._voice = Voice(VoiceConfig(), HOP / ANALYSIS_RATE)
         self._tracker = tracker or NoteTracker(hop_s=HOP / ANALYSIS_RATE)
         device = pick_device(device)
@@ -195,6 +191,7 @@ class Engine:
             hearing = hearing or bundle.load_live_hearing(device)
             renderer = renderer or Renderer(bundle.load_frozen_renderer(), self.sample_rate, seed)
         self._timbre, self._hearing, self._renderer = timbre, hearing, renderer
+        self._codes = hearing if isinstance(hearing, Codes) else None
         self._score: ScorePart | None = None
         self.reset()
 
@@ -205,9 +202,9 @@ class Engine:
         """Everything a player may move; set it whole (`dataclasses.replace`) at any time.
 
         Read when `process` is called next. Gains, mix, bypass and the switch act from that call's
-        first sample, in ramps of `RAMP_S` and `SWITCH_S`; pitch and timbre from the next frame. A
-        change of transposition or scale is heard at once and said from the next note on. While
-        frozen the dry part still passes, so that one can play over what is held.
+        first sample, in ramps (`v3audio.mixer`); pitch and timbre from the next frame. A change of
+        transposition or scale is heard at once and said from the next note on. While frozen the
+        dry part still passes, so that one can play over what is held.
         """
         return self._settings
 
@@ -286,7 +283,7 @@ class Engine:
     @property
     def n_non_finite(self) -> int:
         """Input samples that were NaN or infinite and were taken as silence."""
-        return self._n_non_finite
+        return self._mixer.n_non_finite
 
     @property
     def n_frames(self) -> int:
@@ -300,8 +297,8 @@ class Engine:
         sounds = frame.level_db >= self._applied.gate_db
         note, cents = self._said or (None, 0.0)
         code, distance = -1, 0.0
-        if self._frame and isinstance(self._hearing, Codes):
-            code, distance = self._hearing.code()
+        if self._frame and self._codes:
+            code, distance = self._codes.code()
         return Readout(
             frame.level_db,
             float(midi_to_hz(frame.pitch_midi)) if sounds else 0.0,
@@ -325,24 +322,21 @@ class Engine:
         self._tracker.reset()
         self._renderer.reset()
         self._voice.reset()
-        self._resampler_state = self._resampler.init_state()
-        self._framer_state = self._framer.init_state()
+        self._newest.reset()
+        self._mixer.reset(self._settings)
         self._n_in = 0
-        self._n_non_finite = 0
         self._frame = 0
         self._start, self._stop = 0, self._effective(0)
-        self._segment: Samples = np.zeros(self._stop, np.float32)
-        self._pending: Samples = np.empty(self._stop, np.float32)
+        self._mixer.begin(np.zeros(self._stop, np.float32))
         self._heard = FrameNotes(SILENT_DB, 0.0, 0.0, 0.0, 0.0)
-        self._square, self._output_power = 0.0, 0.0
+        self._output_power = 0.0
         self._held: Played | None = None  # what sounds now, for `freeze`
         self._tuning_of: dict[int, Tuning] = {}  # by the tracker's note
         self._said: tuple[int, float] | None = None  # note and cents of the last event
         self._glide = TimbreGlide(self._timbre)
         self._control = RenderControl(69.0, SILENT_DB, 0.0, self._timbre.style, voiced=False)
         self._applied = self._settings
-        self._gains = _gains(self._settings)  # of `_mix`, once the fader has arrived there
-        self._fader = Fader(self._gains)
+        self._asked: tuple[float | str, ...] = ()
         self._follow_settings()
 
     def warm_up(self) -> None:
@@ -375,21 +369,15 @@ class Engine:
                 f"block has shape {x.shape} and type {x.dtype}: expected (n,) float samples in "
                 "-1..1 (average the channels, divide 16-bit integers by 32768)"
             )
-        if x.dtype != np.float32:
+        if x.dtype != _FLOAT32:
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is counted
                 x = x.astype(np.float32)
-        low, high = np.minimum.reduce(x, initial=0.0), np.maximum.reduce(x, initial=0.0)
-        tame = bool(low >= -_LOUDEST and high <= _LOUDEST)  # and so without a single NaN
-        if not tame:
-            finite = np.isfinite(x)
-            self._n_non_finite += len(x) - int(np.count_nonzero(finite))
-            x = np.where(finite, x, np.float32(0.0))
         events = self._take_settings()
         out = np.empty(len(x), np.float32)
         done = 0
         while done < len(x):
             n = min(len(x) - done, self._stop - self._n_in)
-            self._mix(x[done : done + n], out[done : done + n], tame)
+            self._mixer.mix(x[done : done + n], out[done : done + n])
             self._n_in += n
             done += n
             if self._n_in == self._stop:
@@ -417,11 +405,7 @@ class Engine:
         events = []
         if self._settings is not self._applied:
             before, self._applied = self._applied, self._settings
-            self._gains = _gains(self._applied)
-            now = self._applied
-            switched = (before.enabled, before.bypass) != (now.enabled, now.bypass)
-            ramp_s = SWITCH_S if switched else RAMP_S
-            self._fader.go(self._gains, round(ramp_s * self.sample_rate))
+            self._mixer.follow(self._applied)
             self._follow_settings()
             if _plays(before) and not _plays(self._applied):
                 events = self.panic()
@@ -435,6 +419,10 @@ class Engine:
     def _follow_settings(self) -> None:
         s = self._applied
         self._ref = ref_semitones(s.ref_hz)
+        asked = s.gate_db, self._ref, s.min_note_ms, s.sensitivity, s.velocity
+        if asked == self._asked:  # as mostly: to make a tracker's settings anew takes 20 us
+            return
+        self._asked = asked
         self._voice.config = replace(self._voice.config, gate_db=s.gate_db)
         self._tracker.config = replace(
             self._tracker.config,
@@ -444,53 +432,27 @@ class Engine:
             sensitivity=s.sensitivity,
             velocity=cast(Literal["level", "attack", "fixed"], s.velocity),
         )
-        # what the gains may lift beyond full scale is bent below it, more softly the more they lift
-        lift = db_to_gain(max(s.gain_out_db + max(s.gain_in_db, 0.0), 0.0)) if not s.bypass else 1.0
-        self._knee = 1.0 - (1.0 - _KNEE) * min((lift - 1.0) / (1.0 - _KNEE), 1.0)
 
     # -- a frame -----------------------------------------------------------------------------------
-
-    def _mix(self, part: Samples, out: Samples, tame: bool) -> None:
-        """Keep a stretch of input, (n,), for the next frame, and fill its output."""
-        at, n = self._n_in - self._start, len(part)
-        heard, wet = self._pending[at : at + n], self._segment[at : at + n]
-        rests = self._fader.rests
-        gain_in, dry, new = self._gains if rests else self._fader.take(n)
-        if tame:
-            np.multiply(part, gain_in, out=heard)
-        else:
-            _clip(part, _LOUDEST, heard)
-            heard *= gain_in
-        if rests and dry == 0.0:
-            np.multiply(wet, new, out=out)
-        else:
-            _clip(part, 1.0, out)
-            out *= dry
-            out += wet * new
-        if self._knee < 1.0:
-            _limit(out, self._knee)
-        elif not rests:  # on the way down from gains that lifted
-            _clip(out, 1.0, out)
-        self._square += float(out.dot(out))
 
     def _effective(self, k: int) -> int:
         """e_k: input samples after which frame k can be heard, or is played from the score."""
         if self._score is not None:
             return self._score.start(k)
-        return self._resampler.n_needed(self._framer.n_needed(k) - 1)
+        return self._newest.n_needed(k)
 
     def _advance(self) -> list[NoteEvent]:
         """Hear frame k at input sample e_k and render [e_k, e_(k+1))."""
-        if blas_is_held():  # by the thread that plays live, for as long as it does
+        # held by the thread that plays live, for as long as it does; not used by what was compiled
+        if blas_is_held() or compiled.library():
             return self._hear_and_render()
         with one_blas_thread():
             return self._hear_and_render()
 
     def _hear_and_render(self) -> list[NoteEvent]:
-        n = self._stop - self._start
-        self._square, self._output_power = 0.0, self._square / n
+        self._output_power = self._mixer.power
         if self._score is None:
-            self._heard = self._hear(self._pending[:n])
+            self._heard = self._hearing.frame(self._newest.step(self._mixer.heard))
         events: list[NoteEvent] = []
         if not _plays(self._applied):
             self._held = None
@@ -503,16 +465,8 @@ class Engine:
             self._held = None
         self._frame += 1
         self._start, self._stop = self._stop, self._effective(self._frame)
-        n = self._stop - self._start
-        if n > len(self._pending):
-            self._pending = np.empty(n, np.float32)
-        self._segment = self._render(n, self._held)
+        self._mixer.begin(self._render(self._stop - self._start, self._held))
         return self._out_events(events)
-
-    def _hear(self, sound: Samples) -> FrameNotes:
-        y, self._resampler_state = self._resampler.step(sound, self._resampler_state)
-        windows, self._framer_state = self._framer.step(y, self._framer_state)
-        return self._hearing.frame(windows[0])
 
     def _follow(self) -> tuple[Played | None, list[NoteEvent]]:
         """What the newest frame asks for, and the events that it decides."""
@@ -528,9 +482,7 @@ class Engine:
             self._control = self._control_of(played)
         elif self._control.voiced:
             self._control = self._control._replace(voiced=False)
-        out = self._renderer.render(n, self._control)
-        _limit(out, _KNEE)
-        return out
+        return self._renderer.render(n, self._control)
 
     def _control_of(self, played: Played) -> RenderControl:
         sound, s = self._glide, self._applied
@@ -600,29 +552,3 @@ def _foreign(timbre: Timbre, model: str) -> TimbreError:
 
 def _plays(settings: Settings) -> bool:
     return settings.enabled and not settings.bypass
-
-
-def _gains(s: Settings) -> tuple[float, float, float]:
-    """Gain of what is heard, of the input in the output, of the new timbre in the output."""
-    gain_in = db_to_gain(s.gain_in_db)
-    if not s.enabled:
-        return gain_in, 0.0, 0.0
-    if s.bypass:
-        return gain_in, 1.0, 0.0
-    gain_out = db_to_gain(s.gain_out_db)
-    return gain_in, (1.0 - s.mix) * gain_in * gain_out, s.mix * gain_out
-
-
-def _clip(x: Samples, size: float, out: Samples) -> None:
-    """`np.clip`, which takes four times as long for so few samples."""
-    np.minimum(x, size, out=out)
-    np.maximum(out, -size, out=out)
-
-
-def _limit(x: Samples, knee: float) -> None:
-    """Bend what passes the knee towards, never beyond, full scale; memoryless, so no latency."""
-    size = np.abs(x)
-    if np.maximum.reduce(size, initial=0.0) > knee:
-        over = size > knee
-        bent = knee + (1.0 - knee) * np.tanh((size[over] - knee) / (1.0 - knee))
-        x[over] = np.copysign(bent, x[over])

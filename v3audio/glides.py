@@ -53,9 +53,11 @@ class Fader:
         """The gains of the next `n` samples, (gains, n), or (gains, 1) where they rest."""
         if self.rests:
             return self._now
-        index = np.minimum(np.arange(self._at + 1, self._at + n + 1), self._path.shape[1] - 1)
+        start, end = self._at + 1, self._at + n + 1
         self._at += n
-        return self._path[:, index]
+        if end <= self._path.shape[1]:
+            return self._path[:, start:end]
+        return self._path[:, np.minimum(np.arange(start, end), self._path.shape[1] - 1)]
 
 
 @lru_cache(maxsize=8)
@@ -66,12 +68,20 @@ def _line(n_samples: int) -> Samples:
 
 
 class TimbreGlide:
-    """A timbre as the numbers that the renderer needs, on the way from one to the next."""
+    """A timbre as the numbers that the renderer needs, on the way from one to the next.
+
+    Attributes:
+        timbre: where it goes.
+        gain_db: added to the level.
+        release_s: how long a note let go may ring.
+        style: `Timbre.voice`, on the way.
+    """
 
     def __init__(self, timbre: Timbre) -> None:
         self.timbre = timbre
-        self._from = self._to = self._now = _numbers(timbre)
+        self._from = self._to = _numbers(timbre)
         self._at, self._n = 1, 1
+        self._stand_at(self._to)
 
     def go(self, timbre: Timbre, n_frames: int) -> None:
         """Arrive at `timbre` after `n_frames` steps."""
@@ -90,28 +100,18 @@ class TimbreGlide:
             part = np.float32(self._at / self._n)
             done = self._at == self._n
             step = part * (self._to - self._from)
-            self._now = _numbers(self.timbre) if done else self._from + step
+            self._stand_at(_numbers(self.timbre) if done else self._from + step)
 
-    @property
-    def style(self) -> Samples:
-        """`Timbre.voice`, on the way."""
-        return self._now[_N_NUMBERS:]
-
-    @property
-    def gain_db(self) -> float:
-        """Added to the level."""
-        return float(self._now[0])
-
-    @property
-    def release_s(self) -> float:
-        """How long a note let go may ring."""
-        return float(self._now[1])
+    def _stand_at(self, numbers: Samples) -> None:
+        self._now, self.style = numbers, numbers[_N_NUMBERS:]
+        self.gain_db, self.release_s, *self._decay = numbers[:_N_NUMBERS].tolist()
 
     def decay_at(self, pitch_midi: float) -> float:
         """How fast a struck note dies, dB/s: low strings ring longer than high ones."""
-        low, high, decay_low, decay_high = self._now[2:_N_NUMBERS].tolist()
+        low, high, decay_low, decay_high = self._decay
         part = min(max((pitch_midi - low) / max(high - low, 1e-6), 0.0), 1.0)
-        return max(0.0, float(decay_low + part * (decay_high - decay_low)))
+        rate: float = decay_low + part * (decay_high - decay_low)
+        return max(0.0, rate)
 
 
 def _numbers(timbre: Timbre) -> Samples:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.audio_file import audio_info, read_mono
 from v3audio.bundle import load_bundle
 from v3audio.denoise import denoise
@@ -35,6 +36,7 @@ Progress = Callable[[int, int], None]  # told input samples done and in all
 FILE_HOP = Geometry().file_hop_length
 """Samples at the analysis rate between the frames of a file (160)."""
 HOP_S = FILE_HOP / ANALYSIS_RATE
+STRUCK_WITHIN_S = 0.2  # by then a struck or plucked note has been loudest (real ones: 0.11 s)
 """The same in seconds (10 ms)."""
 BLOCK_S = 1.0  # read and heard at once
 BATCH = 128  # frames a network call sees: larger ones gain nothing and take memory
@@ -215,8 +217,7 @@ class KeptFrames:
 
     def add(self, heard: Heard) -> None:
         """Append what was heard."""
-        top = np.argpartition(heard.note_probs, -N_KEPT, axis=1)[:, -N_KEPT:]
-        probs = np.take_along_axis(heard.note_probs, top, axis=1)
+        top, probs = _top(heard.note_probs)
         new: tuple[NDArray[Any], ...] = (
             heard.level_db,
             heard.onset,
@@ -245,6 +246,18 @@ class KeptFrames:
     def frames(self) -> Frames:
         """All so far."""
         return self._room.part(0, self._n)
+
+
+def _top(note_probs: Samples) -> tuple[NDArray[np.integer[Any]], Samples]:
+    """The `N_KEPT` most probable notes of (T, 128), and their probabilities; in no order."""
+    if keep := compiled.bind("keep_top", N_KEPT):
+        top = np.empty((len(note_probs), N_KEPT), np.uint8)
+        probs = np.empty(top.shape, np.float32)
+        arrays: tuple[NDArray[Any], ...] = np.ascontiguousarray(note_probs), top, probs
+        keep(len(top), *map(compiled.address, arrays))
+        return top, probs
+    best = np.argpartition(note_probs, -N_KEPT, axis=1)[:, -N_KEPT:]
+    return best, np.take_along_axis(note_probs, best, axis=1)
 
 
 def decode(frames: Frames, config: TrackerConfig, stretch_s: float = DECODE_S) -> list[Note]:
@@ -287,7 +300,10 @@ def decode(frames: Frames, config: TrackerConfig, stretch_s: float = DECODE_S) -
 
 
 def decay_rates(notes: Sequence[Note], level_db: Samples) -> list[float]:
-    """How fast notes of half a second and more fall after their peak, in dB/s, 0 or more."""
+    """How fast notes of half a second and more fall after their peak, in dB/s, 0 or more.
+
+    A struck note is loudest at once; what swells first, and be it to fall soon, is bowed or blown.
+    """
     decays = []
     for note in notes:
         first, last = round(note.onset_s / HOP_S), round(note.offset_s / HOP_S)
@@ -295,10 +311,27 @@ def decay_rates(notes: Sequence[Note], level_db: Samples) -> list[float]:
             continue
         level = level_db[first:last].astype(np.float64)
         top = int(level.argmax())
-        falling = level[top : len(level) - 5]  # the last 50 ms belong to the release
-        if len(falling) * HOP_S >= 0.25:
+        # the last 50 ms belong to the release; a long ring falls slower than what is heard of it
+        falling = level[top : min(top + round(1.5 / HOP_S), len(level) - 5)]
+        if top * HOP_S <= STRUCK_WITHIN_S and len(falling) * HOP_S >= 0.25:
             slope = np.polyfit(np.arange(len(falling)) * HOP_S, falling, 1)[0]
             decays.append(max(0.0, -float(slope)))
         else:
             decays.append(0.0)
     return decays
+
+
+def release_times(notes: Sequence[Note], level_db: Samples) -> list[float]:
+    """How long notes take to fade by 60 dB once let go, seconds: three times their first 20 dB.
+
+    Those that the next note cuts off are left out.
+    """
+    times = []
+    ends = [round(note.onset_s / HOP_S) for note in notes[1:]] + [len(level_db)]
+    for note, end in zip(notes, ends, strict=True):
+        first = round(note.offset_s / HOP_S)
+        held_db = level_db[max(first - 3, 0) : first + 1].max(initial=-np.inf)
+        fallen = np.flatnonzero(level_db[first:end] < held_db - 20.0)
+        if len(fallen):
+            times.append(3.0 * HOP_S * float(fallen[0]))
+    return times

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
@@ -59,6 +58,7 @@ Weights = Mapping[str, FloatArray]
 
 N_NOTES = 128
 CLEAR_PEAK = 0.5  # periodicity from which on its peak tells the pitch better than the content
+_MANY = 512  # frames that `each` hears at once
 N_NUMBERS = 7  # of a frame: the first five of `Heard`, level of the newest 5 ms, fine_midi
 _GELU_ERROR = 3e-6
 _BELOW, _ABOVE = -min(PARTIAL_BINS), max(PARTIAL_BINS)
@@ -104,6 +104,7 @@ class LiveHearing:
         self._numbers = np.zeros(N_NUMBERS, np.float32)
         self._position = np.full((1, g.n_positions), 1 / g.n_positions, np.float32)
         self._views = np.zeros((1, N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
+        self._show()
         self._hear = self._step = None
         if _fits(config):
             ear = compiled.record(
@@ -124,21 +125,37 @@ class LiveHearing:
         else:
             numbers, self._position, self._views = self._in_numpy(self._window[None])
             self._numbers = numbers[0]
-        level_db, onset, periodicity, pitch_midi, confidence, brief_db = self._numbers[:6].tolist()
-        views = self._views[0, :, _BELOW : _BELOW + self._geometry.n_bins]
+            self._show()
+        level_db, onset, periodicity, pitch_midi, confidence, brief_db, *_ = self._numbers.tolist()
         return FrameNotes(
-            level_db, onset, periodicity, pitch_midi, confidence, None, self._position[0], views,
-            brief_db,
-        )  # fmt: skip
+            level_db, onset, periodicity, pitch_midi, confidence, None, *self._shown, brief_db
+        )
+
+    def _show(self) -> None:
+        """Lay open the newest frame's position and views."""
+        n_bins = self._geometry.n_bins
+        self._shown = self._position[0], self._views[0, :, _BELOW : _BELOW + n_bins]
+
+    def each(self, windows: FloatArray) -> Iterator[FrameNotes]:
+        """`frame` of each of (T, window_length) windows, heard many at a time."""
+        n_bins = self._geometry.n_bins
+        for start in range(0, len(windows), _MANY):
+            for numbers, position, views in zip(
+                *self._arrays(windows[start : start + _MANY], views=True), strict=True
+            ):
+                level_db, onset, periodicity, pitch, confidence, brief_db = numbers[:6].tolist()
+                yield FrameNotes(
+                    level_db, onset, periodicity, pitch, confidence, None, position,
+                    views[:, _BELOW : _BELOW + n_bins], brief_db,
+                )  # fmt: skip
 
     def code(self) -> tuple[int, float]:
         """The codebook's atom nearest to the newest frame's content, and how far it is (0..2).
 
         Computed when asked for, from what `frame` found last; uniform content before that.
         """
-        squares = self._codes.distances(self._position)[0]
-        nearest = int(squares.argmin())
-        return nearest, math.sqrt(float(squares[nearest]))
+        _, code, squares = self._codes(self._position)
+        return int(code[0]), math.sqrt(float(squares[0]))
 
     def frames(self, windows: FloatArray, *, style: bool = True) -> Heard:
         """Hear (T, window_length) windows at the analysis rate, float32 in [-1, 1].
@@ -147,21 +164,8 @@ class LiveHearing:
             windows: they may overlap in memory, as a framed recording does.
             style: whether to work out the style too.
         """
-        if self._hear:
-            windows = _strided(windows)
-            n = len(windows)
-            numbers = np.empty((n, N_NUMBERS), np.float32)
-            position = np.empty((n, self._geometry.n_positions), np.float32)
-            views = np.zeros((n, *self._views.shape[1:]), np.float32)
-            self._hear(
-                n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
-                *map(compiled.address, (numbers, position, views)), 1,
-            )  # fmt: skip
-        else:
-            numbers, position, views = self._in_numpy(windows)
-            lag = views[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
-            numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
-        note_probs, code = self._codes(position)
+        numbers, position, views = self._arrays(windows, views=True)
+        note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
             styles = self._style(views[:, 0, _BELOW:], position.argmax(1))
@@ -172,24 +176,45 @@ class LiveHearing:
             onsets.traits(views, _BELOW, position, fine_midi, self._geometry),
         )  # fmt: skip
 
+    def _arrays(
+        self, windows: FloatArray, *, views: bool
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Numbers (T, N_NUMBERS), positions (T, P) and, if wanted, views between zeros."""
+        if self._hear:
+            windows = _strided(windows)
+            n, n_kept = len(windows), len(windows) if views else compiled.FRAMES
+            numbers = np.empty((n, N_NUMBERS), np.float32)
+            position = np.empty((n, self._geometry.n_positions), np.float32)
+            kept = np.zeros((n_kept, *self._views.shape[1:]), np.float32)
+            self._hear(
+                n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
+                *map(compiled.address, (numbers, position, kept)), int(views),
+            )  # fmt: skip
+            return numbers, position, kept
+        numbers, position, kept = self._in_numpy(windows)
+        lag = kept[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
+        numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
+        return numbers, position, kept
+
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`hear` of `_frame.c`, without the fine pitch."""
         g = self._geometry
         views, energy = self._front_end(windows)
         position = self._content(views)
+        rows = np.arange(len(windows))[:, None]
         near = position.argmax(1)[:, None] + np.arange(-PEAK_BINS, PEAK_BINS + 1)
-        near = near.clip(0, g.n_positions - 1)  # a position beyond either end counts as the end
-        mass = np.take_along_axis(position, near, 1)
-        confidence = mass.sum(1)
-        where = (mass * near).sum(1) / np.maximum(confidence, 1e-9) + self._offset_bins
+        near = _within(near, g.n_positions)  # a position beyond either end counts as the end
+        mass = position[rows, near]
+        confidence = np.add.reduce(mass, 1)
+        where = np.add.reduce(mass * near, 1) / np.maximum(confidence, 1e-9) + self._offset_bins
         bins = np.rint(where).astype(np.intp)[:, None] + np.arange(-1, 2)
-        lag = np.take_along_axis(views[:, 2], _BELOW + bins.clip(0, g.n_bins - 1), 1)
+        lag = views[rows, 2, _BELOW + _within(bins, g.n_bins)]
         pitch_midi = g.midi_low + where / g.bins_per_semitone
-        numbers = np.stack((
+        columns = (
             _level_db(energy, LEVEL_SAMPLES), self._attack(windows), lag.max(1), pitch_midi,
             confidence, _level_db(energy, BRIEF_SAMPLES),
-        ), 1)  # fmt: skip
-        return numbers.astype(np.float32), position, views
+        )  # fmt: skip
+        return np.array(columns, np.float32).T, position, views
 
 
 class _FrontEnd:
@@ -199,14 +224,17 @@ class _FrontEnd:
         self._geometry, self._groups = g, lag_groups(g)[::-1]  # long lags, low bins, first
         self._bands = spectral_bands(g)
         self._wide = [wide_bands(bands) for bands in self._bands]
+        self._first_lags = [int(group.sinc.any(1).argmax()) for group in self._groups]
         # A bin's energy: the newest n samples, and the n that begin a lag with a fraction earlier.
         lags = [np.arange(x.reach + 1) @ x.linear.astype(np.float64) for x in self._groups]
         n = [np.full(len(x), group.window) for x, group in zip(lags, self._groups, strict=True)]
         share, lag = np.modf(np.concatenate(lags))
         self._energies = np.concatenate(n), lag.astype(np.intp), share
+        n_energies = max(2 * group.reach for group in self._groups) + 2
+        self._n_energies = min(max(n_energies, LEVEL_SAMPLES), g.window_length)
 
     def __call__(self, windows: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Views (T, 3, F) between zeros, and the energy of the newest 0..n samples, (T, n + 1)."""
+        """Views (T, 3, F) between zeros, and the energy of the newest 0, 1, .. samples, (T, n)."""
         g = self._geometry
         views = np.zeros((len(windows), N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
         inner = views[:, :, _BELOW : _BELOW + g.n_bins]
@@ -218,20 +246,22 @@ class _FrontEnd:
                 for n_fft, low, kernel in bands
             ]
             magnitude = np.concatenate(found, 1)
-            peak = np.maximum(magnitude.max(1, keepdims=True), 1e-7)
+            peak = np.maximum(np.maximum.reduce(magnitude, 1, keepdims=True), 1e-7)
             inner[:, view] = np.log1p(100 * magnitude / peak) / math.log(101)
-        energy = np.zeros((len(windows), g.window_length + 1))
-        np.cumsum(np.square(windows[:, ::-1], dtype=np.float64), 1, out=energy[:, 1:])
+        energy = np.zeros((len(windows), self._n_energies + 1))
+        newest = windows[:, : -self._n_energies - 1 : -1]
+        np.cumsum(np.square(newest, dtype=np.float64), 1, out=energy[:, 1:])
         found = []
-        for n, reach, _, sinc, _ in self._groups:
+        for (n, reach, _, sinc, _), first in zip(self._groups, self._first_lags, strict=True):
             # direct sums: a few hundred lags of a few hundred samples; quicker than FFTs
-            products = [np.correlate(x[-n - reach :], x[-n:])[::-1] for x in windows]
-            found.append(2 * np.array(products) @ sinc)
+            end = windows.shape[1] - first
+            products = [np.correlate(x[end + first - n - reach : end], x[-n:]) for x in windows]
+            found.append(2 * np.array(products) @ sinc[: first - 1 if first else None : -1])
         span, lag, share = self._energies
-        older = energy[:, lag + span] - energy[:, lag]
-        before = energy[:, lag + span + 1] - energy[:, lag + 1]
-        both = energy[:, span] + older + share * (before - older) + 2 * span * SILENCE_POWER
-        inner[:, 2] = (np.concatenate(found, 1) / both).clip(0, 1)
+        older = energy.take(lag + span, 1) - energy.take(lag, 1)
+        before = energy.take(lag + span + 1, 1) - energy.take(lag + 1, 1)
+        both = energy.take(span, 1) + older + share * (before - older) + 2 * span * SILENCE_POWER
+        np.minimum(np.maximum(np.concatenate(found, 1) / both, 0), 1, out=inner[:, 2])
         return views, energy
 
     def record(self) -> ctypes.Structure:
@@ -249,18 +279,17 @@ class _FrontEnd:
             kernels.append(laid.ravel())
             heads.append((starts[n_fft] + low, len(laid)))
         groups, firsts, weights = [], [], []
-        for group in self._groups:
+        for group, first in zip(self._groups, self._first_lags, strict=True):
             taps = group.sinc != 0
-            groups.append((group.window, np.argmax(taps.any(1)), group.reach + 1, taps.shape[1]))
+            groups.append((group.window, first, group.reach + 1, taps.shape[1]))
             for column in group.sinc.T:
                 firsts.append(int(np.flatnonzero(column)[0]))
                 weights.append(np.resize(column[firsts[-1] :], compiled.PAD))
                 weights[-1][len(column) - firsts[-1] :] = 0
         _, lag, share = self._energies
-        n_energies = max(2 * group.reach for group in self._groups) + 2
         return compiled.record(
             g.window_length, g.n_bins, len(sizes), len(both), len(groups),
-            min(max(n_energies, LEVEL_SAMPLES), g.window_length), LEVEL_SAMPLES, BRIEF_SAMPLES,
+            self._n_energies, LEVEL_SAMPLES, BRIEF_SAMPLES,
             SILENCE_POWER, np.array(list(zip(sizes, used, strict=True)), np.int32),
             np.concatenate([turn(n) for n in sizes]), np.array(heads, np.int32),
             np.concatenate(kernels), np.array(groups, np.int32),
@@ -280,8 +309,9 @@ class _Attack:
         stretches = windows[:, -2 * ONSET_LAG_SAMPLES :].reshape(-1, 2, ONSET_LAG_SAMPLES)
         spectra = np.fft.rfft(stretches[:, :, -ONSET_SAMPLES:] * self._hann)
         power = (np.square(spectra.real) + np.square(spectra.imag)) @ self._bands
-        rises: FloatArray = np.diff(10 * np.log10(power + 1e-7), axis=1)[:, 0]
-        return np.asarray(np.maximum(rises, 0).mean(1))
+        level_db = 10 * np.log10(power + 1e-7)
+        rises = np.maximum(level_db[:, 1] - level_db[:, 0], 0)
+        return np.asarray(np.add.reduce(rises, 1) / self._bands.shape[1])
 
     def record(self) -> ctypes.Structure:
         """`attack` of `_frame.c`."""
@@ -332,10 +362,11 @@ class _ContentHead:
         """Position probabilities (T, P) of views that stand between zeros."""
         g = self._geometry
         n_taps = self._taps.shape[2] - 1
-        around = views[:, :, self._first_tap : self._first_tap + g.n_bins + n_taps - 1]
-        near = np.ascontiguousarray(sliding_window_view(around, g.n_bins, 2))  # (T, views, taps, F)
-        seen = np.maximum(self._taps[:, :, :-1] @ near + self._taps[:, :, -1:], 0)
-        seen -= seen.mean(3, keepdims=True)
+        taps = self._first_tap + np.arange(n_taps)
+        seen = self._taps[:, :, :-1] @ _stretches(views, g.n_bins)[:, :, taps]
+        seen += self._taps[:, :, -1:]
+        np.maximum(seen, 0, out=seen)
+        seen -= np.add.reduce(seen, 3, keepdims=True) / g.n_bins
         spectra = np.fft.rfft(seen.reshape(len(views), -1, g.n_bins), self._n_fft)
         total = (spectra * self._kernel_32).sum(1)
         score = np.fft.irfft(total, self._n_fft)[:, : g.n_positions]
@@ -344,7 +375,8 @@ class _ContentHead:
             here = slice(_BELOW, _BELOW + g.n_bins)
             beside = np.maximum(views[:, :, :-2], views[:, :, 2:])[:, :, _BELOW - 1 :]
             np.maximum(views[:, :, here], beside[:, :, : g.n_bins], out=near[:, :, here])
-            partials = near[:, :, self._places].reshape(len(views), -1, g.n_positions)
+            partials = _stretches(near, g.n_positions)[:, :, self._places[:, 0]]
+            partials = partials.reshape(len(views), -1, g.n_positions)
             y = self._entry[:, :-1] @ partials
             y += self._entry[:, -1:]
             power = square = np.square(y) - 1
@@ -352,10 +384,12 @@ class _ContentHead:
             for weigh in self._weigh[1:]:
                 score += weigh @ power
                 power = power * square
-        score = score - score.mean(1, keepdims=True)
-        score *= self._gain / (score.std(1, ddof=1, keepdims=True) + 1e-5)
-        position = np.exp(score - score.max(1, keepdims=True))
-        position /= position.sum(1, keepdims=True)
+        n = g.n_positions
+        score = score - np.add.reduce(score, 1, keepdims=True) / n
+        spread = np.sqrt(np.add.reduce(np.square(score), 1, keepdims=True) / (n - 1))
+        score *= self._gain / (spread + 1e-5)
+        position = np.exp(score - np.maximum.reduce(score, 1, keepdims=True))
+        position /= np.add.reduce(position, 1, keepdims=True)
         return np.asarray(position, np.float32)
 
     def record(self) -> ctypes.Structure:
@@ -405,20 +439,22 @@ class _Codes:
                 firsts.astype(np.int32), laid, self._squares, self._names.astype(np.int32),
             ))  # fmt: skip
 
-    def __call__(self, position: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Probabilities (T, 128) of notes, and nearest codes (T,), of positions (T, P)."""
+    def __call__(self, position: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """How probable each note is (T, 128), nearest code (T,) and how far it is, squared (T,)."""
         if self._compiled:
-            note_probs = np.empty((len(position), N_NOTES), np.float32)
-            code = np.empty(len(position), np.int64)
-            arrays: tuple[NDArray[Any], ...] = position, note_probs, code
-            self._compiled(len(position), *map(compiled.address, arrays))
-            return note_probs, code
-        squares = self.distances(position)
-        near = np.exp((squares.min(1, keepdims=True) - squares) / np.float32(self._temperature))
+            n = len(position)
+            note_probs, squares = np.empty((n, N_NOTES), np.float32), np.empty(n, np.float32)
+            code = np.empty(n, np.int64)
+            arrays: tuple[NDArray[Any], ...] = position, note_probs, code, squares
+            self._compiled(n, *map(compiled.address, arrays))
+            return note_probs, code, squares
+        distances = self._distances(position)
+        squares = distances.min(1)
+        near = np.exp((squares[:, None] - distances) / np.float32(self._temperature))
         note_probs = near @ self._notes / near.sum(1, keepdims=True)
-        return note_probs, squares.argmin(1)
+        return note_probs, distances.argmin(1), squares
 
-    def distances(self, position: FloatArray) -> FloatArray:
+    def _distances(self, position: FloatArray) -> FloatArray:
         """Squared distances (T, K) of the contents at positions (T, P) to all atoms."""
         content = position @ self._blur
         content /= np.sqrt(np.square(content).sum(1, keepdims=True))
@@ -528,6 +564,17 @@ def _fits(config: ModelConfig) -> bool:
     width = N_VIEWS * (_BELOW + g.n_bins + _ABOVE)
     n = g.window_length
     return reach <= 512 and max(width, 2 * n) <= compiled.MOST and n.bit_count() == 1
+
+
+def _stretches(x: FloatArray, n: int) -> FloatArray:
+    """`sliding_window_view(x, n, 2)` of a contiguous array, without its 20 us of checks."""
+    shape = *x.shape[:2], x.shape[2] - n + 1, n
+    return np.ndarray(shape, x.dtype, x, strides=(*x.strides, x.itemsize))
+
+
+def _within(index: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """The nearest of 0..n - 1; `clip` takes five times as long for so few numbers."""
+    return np.minimum(np.maximum(index, 0), n - 1)
 
 
 def _strided(windows: FloatArray) -> FloatArray:

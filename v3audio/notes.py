@@ -32,7 +32,6 @@ FloatArray = NDArray[np.floating]
 
 N_NOTES = 128
 FIXED_VELOCITY = 100
-A3 = 57
 OVERTONES = (12, 19, 24)  # semitones: what an attack sounds like before its fundamental
 # How far a note may stand from what sounds before it is found: scoops, and overtones both ways.
 FALSE_STARTS = (1, 2, 7, *OVERTONES, 28, 31)
@@ -172,30 +171,24 @@ class TrackerConfig:
     unvoiced_hold_ms: float = 50.0
 
     # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
-    # before, weighted by their beliefs, must add up to some periods of the note. A wrong note costs
-    # more than a late one below A3, where a period is long and strings and voices arrive late.
-    believe_high: float = 0.7  # above A3
-    believe_low: float = 0.87
-    believe_from: float = 0.5  # a weaker belief takes evidence away
-    believe_periods: float = 2.2
-    # Periods and ms more for a step of up to two semitones (a scoop passes through some),
-    near_periods: float = 4.0
-    near_ms: float = 10.0
-    # for the same note again,
-    repeat_periods: float = 2.0
-    repeat_ms: float = 20.0
-    # and for a change so soon after a note-on.
-    soon_periods: float = 1.0
-    soon_ms: float = 150.0
+    # before, each in proportion to the log odds it gives, must add up to some ms and periods.
+    believe: float = 0.89
+    believe_again: float = 0.69  # for the same note again
+    believe_odds: float = 2.5  # log odds of a frame that counts in full
+    believe_most: float = 5.5  # and the highest that are believed
+    believe_fades: float = 1.5  # a frame that names nothing takes so much of its time away
+    believe_ms: float = 8.0
+    believe_periods: float = 0.5
+    # Periods more for a change so soon after a note-on.
+    soon_periods: float = 0.5
+    soon_ms: float = 125.0
+    # The next semitone is another note once the pitch stands so far from the sounding one: a note
+    # out of tune may be called by either name, but not by one after the other.
+    next_semitones: float = 0.65
     # A note that another replaced within `false_start_ms` was a false start, as when a reed first
     # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
-    false_start_ms: float = 160.0
-    false_start_more_ms: float = 25.0
-    # A rise of the level repeats the sounding note, if the belief wondered whether it does. Scored
-    # as above, but a lower score will do.
-    repeat_score_db: float = 11.0
-    repeat_belief: float = 0.35
-    repeat_wait_periods: float = 1.5
+    false_start_ms: float = 100.0
+    false_start_more_ms: float = 2.5
 
     # -- Live, from the numbers alone: when to trust a pitch, in ms of trusted frames.
     # Voicing that earns full trust; none below `voiced_off`, linear between. Right first frames
@@ -291,7 +284,7 @@ def _period_ms(midi: float) -> float:
 
 
 def _is_mains(midi: float) -> bool:
-    return any(abs(midi - m) < 0.2 for m in MAINS_MIDI)
+    return midi < MAINS_MIDI[-1] + 0.2 and any(abs(midi - m) < 0.2 for m in MAINS_MIDI)
 
 
 class NoteTracker:
@@ -347,10 +340,8 @@ class NoteTracker:
         self._levels = [-120.0] * (2 * self._n_recent)
         self._held = list(self._levels)
         self._pitches = [-1000.0] * self._n_step
-        self._last_note = -1
         self._frames = 1000  # since the last note-on or note-off
         self._rival_note = -1
-        self._wonder = 0.0
         self._false_starts: dict[int, float] = {}  # note: how long it may pass for one, ms
         self._held_on: NoteEvent | None = None
         self._held_ms = 0.0
@@ -476,70 +467,42 @@ class NoteTracker:
             self._rival_ms = 0.0
             return []
         steady = abs(pitch - note) < 0.5 and attack_db <= 0.0 and voicing >= c.voiced_on
-        if note >= 0 and steady and self._pending_ms < 0.0:  # the rule would be asked in vain
+        if note >= 0 and steady:  # the belief would be asked in vain
             self._rival_ms = max(self._rival_ms - hop, 0.0)
             return self._bend(pitch, confidence, sample)
-        chances = self._belief.probabilities(
-            Sounding(note, self._last_note, self._frames, self._peak_db, self._trough_db)
-        )
+        chances = self._belief.probabilities(Sounding(note, self._frames))
         named, sure = -1, 0.0
         for kind in range(NOTHING):
             if chances[kind] > sure:
                 candidate = note if kind == REPEAT else note_named(kind, pitch)
-                if 0 <= candidate < N_NOTES and (candidate == note) == (kind == REPEAT):
+                new = candidate != note
+                new &= abs(candidate - note) > 1 or abs(pitch - note) >= c.next_semitones
+                if c.lowest_midi < candidate < N_NOTES and (new or kind == REPEAT):
                     named, sure = candidate, chances[kind]
-        if sure >= c.believe_from:
-            self._rival_ms = (self._rival_ms if named == self._rival_note else 0.0) + hop * sure
-            self._rival_note = named
+        if sure > 0.5:
+            odds = min(math.log(sure / max(1.0 - sure, 1e-9)), c.believe_most)
+            before_ms = self._rival_ms if named == self._rival_note else 0.0
+            self._rival_ms, self._rival_note = before_ms + hop * odds / c.believe_odds, named
         else:
-            self._rival_ms = max(self._rival_ms - hop, 0.0)
-        least_sure = c.believe_high if named > A3 else c.believe_low
+            self._rival_ms = max(self._rival_ms - c.believe_fades * hop, 0.0)
+        least_sure = c.believe_again if named == note else c.believe
         least_sure += 0.1 * (0.5 - c.sensitivity)
-        if (
-            sure >= least_sure
-            and named == self._rival_note
-            and self._rival_ms >= self._patience() * self._evidence_needed(named)
-        ):
+        needed_ms = self._patience() * self._evidence_needed(named)
+        is_tail = note < 0 and level < self._trough_db + c.trough_rise_db
+        is_tail &= abs(named - self._last_pitch) < c.bend_semitones
+        if sure >= least_sure and self._rival_ms >= needed_ms and not is_tail:
             return self._begin(named, pitch, confidence, sample)
-        if note < 0:
-            return []
-        if self._is_repeated(pitch, voicing, attack_db, chances[REPEAT]):
-            return self._begin(note, pitch, confidence, sample)
-        return self._bend(pitch, confidence, sample)
+        return self._bend(pitch, confidence, sample) if note >= 0 else []
 
     def _evidence_needed(self, note: int) -> float:
         """How many ms of belief make this note a note-on."""
         c = self.config
-        periods, more_ms = c.believe_periods, 0.0
-        if note == self._note:
-            periods, more_ms = periods + c.repeat_periods, c.repeat_ms
-        else:
-            more_ms = self._false_starts.get(note, 0.0)
-            if self._note >= 0 and abs(note - self._note) <= 2:
-                periods, more_ms = periods + c.near_periods, more_ms + c.near_ms
+        more_ms, periods = c.believe_ms, c.believe_periods
+        if note != self._note:
+            more_ms += self._false_starts.get(note, 0.0)
             if self._note >= 0 and self._age_ms < c.soon_ms:
                 periods += c.soon_periods
         return more_ms + periods * _period_ms(note)
-
-    def _is_repeated(self, pitch: float, voicing: float, attack_db: float, chance: float) -> bool:
-        """Whether the level has shown a new attack of the sounding note."""
-        c = self.config
-        if self._pending_ms >= 0.0:
-            self._pending_ms += self._hop_ms
-            self._wonder = max(0.95 * self._wonder, chance)
-        elif self._age_ms >= c.min_gap_ms and attack_db >= c.repeat_score_db:
-            self._pending_ms, self._wonder = 0.0, chance
-        wait = self._patience() * c.repeat_wait_periods * _period_ms(self._note)
-        if (
-            self._pending_ms >= wait
-            and self._wonder >= c.repeat_belief
-            and voicing >= c.voiced_on
-            and abs(pitch - self._note) <= c.bend_semitones
-        ):
-            return True
-        if self._pending_ms > 150.0:
-            self._pending_ms = -1.0
-        return False
 
     def _begin(self, note: int, pitch: float, confidence: float, sample: int) -> list[NoteEvent]:
         """The events that make `note` sound."""
@@ -708,7 +671,7 @@ class NoteTracker:
     def _off(self, sample: int) -> NoteEvent:
         event = NoteEvent("off", sample, self._note, 0, self._cents, 0.0)
         self._last_pitch = self._note + self._cents / 100.0
-        self._last_note, self._note, self._frames = self._note, -1, 0
+        self._note, self._frames = -1, 0
         self._rival_ms, self._rival_note = 0.0, -1
         self._trough_db = self._levels[-1]
         self._pending_ms = -1.0

@@ -12,10 +12,10 @@ r * sqrt(2).
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Mapping
+from ctypes import c_double, c_int, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -45,7 +45,8 @@ the tone (5 ms envelopes climb without a step back), as a tongue, a bow or a ple
 _TABLE_SIZE = 2048
 _FADE_S = 0.010
 _LEAP_SEMITONES = 1.0
-_PEAK_WINDOW_S = 0.10
+_DIES_DB = 6.0  # a struck note falls no further below the player, who is still heard to play...
+_PUSH = 2.0  # ...and regains so many dB for each by which the player is louder than ever in it
 _NOISE_LOOP_S = 2.7
 
 
@@ -95,11 +96,18 @@ class RendererConfig:
 
 AGE_TAUS_S = (0.006, 0.02, 0.06, 0.2, 0.6)
 """Time constants of the onset features: what a tongue, a hammer, a bow take."""
+OLDEST_S = 2.0
+"""Seconds after which a note changes no more."""
 LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB = -56.0, -4.0
 PITCH_CYCLES = (24.0, 12.0, 6.0)
 """Periods, in semitones, of the pitch features."""
-COLOUR_LOW, COLOUR_STEP, COLOUR_ROWS = 24.0, 2.0, 43
+COLOUR_LOW, COLOUR_STEP, COLOUR_PITCHES = 24.0, 2.0, 43
 """The pitches, in MIDI numbers, at which a timbre's colour stands: 24, 26, ... 108."""
+COLOUR_ROWS = COLOUR_PITCHES + 1
+"""A row for each pitch, and one that says how it changes with loudness."""
+COLOUR_LOUDNESS = (-1.5, 1.0)
+"""So far from the reference level, in units of `LOUDNESS_DB`, that row is followed."""
+LOUDNESS_DB = 12.0
 N_CONTROLS = 1 + 2 * len(PITCH_CYCLES) + 1 + 1 + len(AGE_TAUS_S)
 """Network inputs beside the style vector."""
 
@@ -148,22 +156,23 @@ class FrozenNet:
             for i in range(config.n_blocks)
         ]
         self._k = np.arange(1, config.n_harmonics + 1, dtype=np.float32)
-        n_in = config.n_style + N_CONTROLS
-        self._x = np.zeros(n_in + -n_in % compiled.PAD, np.float32)
-        self._out = np.empty(config.n_harmonics + config.n_noise, np.float32)
-        if self._exit[1].shape != self._out.shape:
+        n_out = config.n_harmonics + config.n_noise
+        if self._exit[1].shape != (n_out,):
             raise ValueError(f"{len(self._exit[1])} harmonics and noise bands")
-        padded = np.zeros((config.hidden, len(self._x)), np.float32)
-        padded[:, :n_in] = self._entry[0]
-        layers = [(padded, self._entry[1]), *itertools.chain(*self._blocks), self._exit]
-        flat = np.concatenate([array.ravel() for layer in layers for array in layer])
-        self._compiled = None
-        if max(config.hidden, len(self._x)) <= compiled.MOST:
-            self._compiled = compiled.bind(
-                "net", len(self._x), config.hidden, config.n_blocks, len(self._out),
-                flat, self._x, self._out,
-            )  # fmt: skip
-        self._x = self._x[:n_in]
+        self._x = np.zeros(config.n_style + N_CONTROLS, np.float32)
+        self._out = np.empty(n_out + compiled.BLOCK, np.float32)
+        self._compiled, self._lent = None, compiled.Lent()
+        if max(config.hidden, len(self._x), n_out) <= compiled.MOST - compiled.BLOCK:
+            layers = [self._entry, *itertools.chain(*self._blocks), self._exit]
+            self._compiled = compiled.bind("spectrum", compiled.record(
+                config.n_style, len(self._x) + len(self._x) % 2, config.hidden, config.n_blocks,
+                config.n_harmonics, config.n_noise, len(PITCH_CYCLES), len(AGE_TAUS_S),
+                COLOUR_PITCHES, config.reference_db, LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB, OLDEST_S,
+                COLOUR_LOW, COLOUR_STEP, LOUDNESS_DB, *COLOUR_LOUDNESS, TOP_HZ, TAPER_HZ,
+                np.array(PITCH_CYCLES), np.array(AGE_TAUS_S),
+                np.concatenate([_laid(*layer) for layer in layers]), self._out,
+            ), free=(c_void_p, c_int, c_double, c_double, c_double))  # fmt: skip
+        self._out = self._out[:n_out]
 
     def __call__(
         self, style: FloatArray, pitch_midi: float, level_db: float, age_s: float
@@ -175,21 +184,25 @@ class FrozenNet:
 
         Returns: (n_harmonics + n_noise,) linear; harmonics above `TOP_HZ` are 0.
         """
+        if self._compiled:
+            self._compiled(self._lent(style), len(style), pitch_midi, level_db, age_s)
+            return self._out.copy()
         n_style, n_harmonics = self.config.n_style, self.config.n_harmonics
         controls = [(pitch_midi - 64.0) / 18.0]
         for semitones in PITCH_CYCLES:
             angle = 2 * math.pi / semitones * pitch_midi
             controls += math.sin(angle), math.cos(angle)
         level_db = min(max(level_db, LOWEST_LEVEL_DB), HIGHEST_LEVEL_DB)
-        age_s = min(max(age_s, 0.0), 2.0)
-        controls += (level_db - self.config.reference_db) / 12.0, age_s - 1.0
+        age_s = min(max(age_s, 0.0), OLDEST_S)
+        loudness = (level_db - self.config.reference_db) / LOUDNESS_DB
+        controls += loudness, age_s - 1.0
         controls += [2 * math.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]
         x = self._x
         x[:n_style] = style[:n_style]
         x[n_style:] = controls
         rms = self._layers(x)
         if len(style) > n_style:
-            rms += colour_at(style[n_style:], pitch_midi)
+            rms += colour_at(style[n_style:], pitch_midi, loudness)
         np.exp(rms, out=rms)
         hz = float(midi_to_hz(pitch_midi))
         if hz * n_harmonics > TOP_HZ - TAPER_HZ:
@@ -199,32 +212,50 @@ class FrozenNet:
 
     def _layers(self, x: FloatArray) -> FloatArray:
         """Log amplitudes of the network's inputs."""
-        if self._compiled:
-            self._compiled()
-            return self._out.copy()
         h = _minus_silu(_affine(self._entry, x))
         for inner, outer in self._blocks:
             h += _affine(outer, _minus_silu(_affine(inner, h)))
         return _affine(self._exit, _minus_silu(h))
 
 
-def colour_at(colour: FloatArray, pitch_midi: float) -> FloatArray:
+def colour_at(colour: FloatArray, pitch_midi: float, loudness: float) -> FloatArray:
     """A timbre's colour between the pitches at which it stands, and at the last one beyond.
 
     Args:
         colour: (`COLOUR_ROWS` * n,), row after row, or (`COLOUR_ROWS`, n).
         pitch_midi: MIDI pitch, fractions allowed.
+        loudness: above the reference level, in units of `LOUDNESS_DB`.
 
     Returns:
         (n,) natural log gains.
     """
     rows = colour.reshape(COLOUR_ROWS, -1)
-    place = min(max((pitch_midi - COLOUR_LOW) / COLOUR_STEP, 0.0), COLOUR_ROWS - 1.001)
+    place = min(max((pitch_midi - COLOUR_LOW) / COLOUR_STEP, 0.0), COLOUR_PITCHES - 1.001)
     at = int(place)
+    softest, loudest = COLOUR_LOUDNESS
     out: FloatArray = rows[at + 1] - rows[at]
     out *= np.float32(place - at)
     out += rows[at]
+    out += rows[-1] * np.float32(min(max(loudness, softest), loudest))
     return out
+
+
+def _laid(weight: FloatArray, bias: FloatArray) -> NDArray[np.int16]:
+    """A layer for `affine_16` of `_frame.c`: half as much to fetch from afar for every frame.
+
+    Each row in steps of its own, a 32767th of its greatest weight: the error is 100 dB down.
+    """
+    n_rows, n_columns = weight.shape
+    more = -n_rows % compiled.BLOCK
+    weight = np.pad(weight, ((0, more), (0, n_columns % 2)))
+    steps = np.maximum(np.abs(weight).max(1), 1e-30) / 32767
+    whole = np.rint(weight / steps[:, None]).astype(np.int16)
+    parts = []
+    for start in range(0, n_rows + more, compiled.BLOCK):
+        rows = slice(start, start + compiled.BLOCK)
+        numbers = np.concatenate((steps[rows], np.pad(bias, (0, more))[rows]), dtype=np.float32)
+        parts += [whole[rows].T.ravel(), numbers.view(np.int16)]
+    return np.concatenate(parts)
 
 
 def _affine(layer: Layer, x: FloatArray) -> FloatArray:
@@ -260,7 +291,8 @@ class RenderControl(NamedTuple):
         voiced: False fades out (keeping the last pitch and spectrum).
         breath: the noise bands alone, as loud against `level_db` as the timbre's own noise is, but
             within `BREATH_DB`: an attack whose pitch is not known yet.
-        decay_db_per_s: How fast a struck or plucked timbre dies by itself; 0 sustains.
+        decay_db_per_s: How fast a struck or plucked timbre dies by itself, as far as `_DIES_DB`
+            below the player; 0 sustains.
         release_s: Time the timbre takes to fade by 60 dB once the note is let go; at least 10 ms.
         formant: Semitones by which the harmonics' envelope moves along frequency: the harmonics of
             the note so much lower, at this note's pitch. Noise bands stay where they are.
@@ -310,20 +342,13 @@ class Renderer:
         # irfft halves each bin and divides by the table size; sqrt(2) makes peak of RMS
         self._phasors = (np.exp(1j * phases) * (_TABLE_SIZE / np.sqrt(2))).astype(np.complex64)
         self._ramp_samples = max(1, round(0.0025 * sample_rate))
-        self._rms = np.empty(config.n_harmonics, np.float32)
+        self._rms = np.zeros(config.n_harmonics + config.n_noise, np.float32)
         self._spectrum = np.zeros(_TABLE_SIZE // 2 + 1, np.complex64)
         self._harmonics = self._spectrum[1 : config.n_harmonics + 1]
         # Two sounds, what plays and what it turns into, by turns: wavetables, the first sample once
         # more at the end, and gains of the noise bands.
         self._tables = np.zeros((2, _TABLE_SIZE + 1), np.float32)
         self._gains = np.zeros((2, config.n_noise), np.float32)
-        self._make = [
-            compiled.bind(
-                "make_table", _TABLE_SIZE, config.n_harmonics, self._rms, self._phasors,
-                turn(_TABLE_SIZE), table,
-            )
-            for table in self._tables
-        ]  # fmt: skip
         self._make_room(sample_rate // 100)
         self.reset()
 
@@ -338,7 +363,7 @@ class Renderer:
         self._silent = True
         self._fade_from = 0.0  # seconds into the release; 0 while the note is held
         self._last_age_s = np.inf
-        self._peak_db, self._peak_age_s = -np.inf, 0.0
+        self._peak_db = self._ceiling_db = -math.inf
 
     def render(self, n_samples: int, control: RenderControl) -> FloatArray:
         """Play from where the last call ended to `control`.
@@ -354,25 +379,25 @@ class Renderer:
             return np.zeros(0, np.float32)
         if not control.voiced or not math.isfinite(control.pitch_midi):
             return self._release(n_samples, control.release_s)
-        now, new = self._now, 1 - self._now
+        rms, level_db = self._rms, control.level_db
         if control.breath:
             hz = self._hz
-            self._tables[new] = 0.0
-            self._gains[new] = self._breath(control)
+            rms[: self._n_harmonics] = 0.0
+            rms[self._n_harmonics :] = self._breath(control)
             self._last_age_s = np.inf  # what follows is a new note
         else:
-            if control.age_s < self._last_age_s:  # a new note; a mere dropout goes on decaying
-                self._peak_db = -np.inf
+            since_s = control.age_s - self._last_age_s
+            if since_s < 0.0:  # a new note; a mere dropout goes on decaying
+                self._peak_db, since_s = -math.inf, 0.0
             self._last_age_s = control.age_s
-            level_db = self._decayed(control)
+            level_db = self._decayed(control, since_s)
             body = control.pitch_midi - control.formant
-            rms = self._net(control.style, body, level_db, control.age_s)
-            rms *= np.float32(db_to_gain(level_db))
+            rms[:] = self._net(control.style, body, level_db, control.age_s)
             hz = float(midi_to_hz(control.pitch_midi))
             if control.formant > 0.0:  # harmonics that the lower note still had
                 rms[: self._n_harmonics] *= _taper(self._top_hz, hz, self._k)
-            self._make_table(rms[: self._n_harmonics], hz, new)
-            self._gains[new] = rms[self._n_harmonics :]
+            if self._top_hz < TOP_HZ:
+                rms[: self._n_harmonics] *= _taper(self._top_hz, hz, self._k)
         self._fade_from = 0.0
 
         old_hz = self._hz or hz
@@ -383,7 +408,8 @@ class Renderer:
             bend = 0.5 * (slope - slope_now) / n_samples
             slope = slope_now = slope_now + bend
         n_ramp = max(n_samples, self._ramp_samples)
-        out = self._turned(n_samples, n_ramp, slope_now, slope, bend)
+        out = self._turned(n_samples, n_ramp, db_to_gain(level_db), slope_now, slope, bend)
+        now, new = self._now, 1 - self._now
         if n_ramp > n_samples:  # stop on the way, the next segment goes on from there
             end = np.float32(n_samples / n_ramp)
             for both in self._tables, self._gains:
@@ -394,13 +420,20 @@ class Renderer:
         return out
 
     def _turned(
-        self, n_samples: int, n_ramp: int, slope_now: float, slope: float, bend: float
+        self,
+        n_samples: int,
+        n_ramp: int,
+        gain: float,
+        slope_now: float,
+        slope: float,
+        bend: float,
     ) -> FloatArray:
-        """What plays, turning into the other sound within `n_ramp` samples.
+        """What plays, turning into the sound of `_rms` within `n_ramp` samples.
 
         Args:
             n_samples: to play.
             n_ramp: that many or more.
+            gain: of `_rms`.
             slope_now: sample s is read at phase + s (slope + s bend) of its table.
             slope: the same for the other sound.
             bend: the same for both.
@@ -409,11 +442,14 @@ class Renderer:
         if n_samples > len(self._out):
             self._make_room(n_samples)
         if self._play:
-            numbers = self._phase, slope_now, slope, bend, 1.0 / n_ramp
-            self._play(n_samples, now, self._noise_at, *map(ctypes.c_double, numbers))
+            self._play(
+                n_samples, now, self._noise_at, gain, self._phase, slope_now, slope, bend,
+                1.0 / n_ramp,
+            )  # fmt: skip
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             played: FloatArray = self._out[:n_samples].copy()
             return played
+        self._make_sound(1 - now, np.float32(gain))
         steps, ramp = _steps(n_samples, n_ramp)
         curve = steps * bend
         place = (curve + slope_now) * steps + self._phase
@@ -432,69 +468,89 @@ class Renderer:
         return out
 
     def _breath(self, control: RenderControl) -> FloatArray:
-        """Gains of the noise bands of an attack without pitch."""
+        """RMS of the noise bands, against the level, of an attack without pitch."""
         noise = self._net(control.style, control.pitch_midi, control.level_db, 0.0)
         noise = noise[self._n_harmonics :]
         share_db = 10.0 * math.log10(float(noise @ noise) + 1e-12)
         gain_db = min(max(share_db, BREATH_DB[0]), BREATH_DB[1]) - share_db
-        return noise * np.float32(db_to_gain(control.level_db + gain_db))
+        return noise * np.float32(db_to_gain(gain_db))
 
-    def _decayed(self, control: RenderControl) -> float:
+    def _decayed(self, control: RenderControl, since_s: float) -> float:
         """The player's level, held below the curve a struck note dies along.
 
-        The peak is the loudest the player got in the note's first 100 ms: an onset on a wind
-        instrument takes about that long, and a note plucked by its first 5 ms would be faint.
+        The curve falls from the loudest the player got in the note, who by a swell drives it up
+        again, and stays within `_DIES_DB` of a player who holds on.
+
+        Args:
+            control: as the player wants it.
+            since_s: time since the last call in this note.
         """
+        level_db = control.level_db
         if control.decay_db_per_s <= 0:
-            return control.level_db
-        age_s = control.age_s
-        opening = not np.isfinite(self._peak_db) or age_s <= _PEAK_WINDOW_S
-        if opening and control.level_db > self._peak_db:
-            self._peak_db, self._peak_age_s = control.level_db, age_s
-        ceiling = self._peak_db - control.decay_db_per_s * (age_s - self._peak_age_s)
-        return min(control.level_db, ceiling)
+            return level_db
+        if self._peak_db == -math.inf:
+            self._peak_db = self._ceiling_db = level_db
+        louder_db = max(level_db - self._peak_db, 0.0)
+        self._peak_db += louder_db
+        ceiling_db = self._ceiling_db + _PUSH * louder_db - control.decay_db_per_s * since_s
+        self._ceiling_db = min(max(ceiling_db, level_db - _DIES_DB), self._peak_db)
+        return min(level_db, self._ceiling_db)
 
     def _release(self, n_samples: int, release_s: float) -> FloatArray:
         """Fade what still sounds; exact zeros after that."""
         if self._silent:
             self._noise_at = (self._noise_at + n_samples) % len(self._noise)
             return np.zeros(n_samples, np.float32)
-        steps, _ = _steps(n_samples, n_samples)
-        phase = self._phase + steps * (self._hz * self._per_hz)
-        table, gains = self._tables[self._now], self._gains[self._now]
-        out = _read(table, phase)
-        out += gains.dot(self._next_noise(n_samples))
-        release_s = max(release_s, _FADE_S)
-        start = float(_fade(np.array(self._fade_from), release_s))
-        shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
-        out *= shape.astype(np.float32)
+        slope, release_s = self._hz * self._per_hz, max(release_s, _FADE_S)
+        if n_samples > len(self._out):
+            self._make_room(n_samples)
+        if self._let_go:
+            left = self._let_go(
+                n_samples, self._now, self._noise_at, self._phase, slope, self._fade_from,
+                self.sample_rate, release_s,
+            )  # fmt: skip
+            self._noise_at = (self._noise_at + n_samples) % len(self._noise)
+            out: FloatArray = self._out[:n_samples].copy()
+        else:
+            out, left = self._fading(n_samples, slope, release_s)
         self._fade_from += n_samples / self.sample_rate
-        table *= np.float32(shape[-1])
-        gains *= np.float32(shape[-1])
-        self._phase = float(phase[-1]) % _TABLE_SIZE
-        if shape[-1] <= 0:
+        self._phase = (self._phase + n_samples * slope) % _TABLE_SIZE
+        if left <= 0:
             self._hz, self._silent = 0.0, True
         return out
 
-    def _make_table(self, rms: FloatArray, hz: float, which: int) -> None:
-        """One period of harmonics of RMS `rms` into one of the two tables."""
-        if self._top_hz < TOP_HZ:
-            rms = rms * _taper(self._top_hz, hz, self._k)
-        if make := self._make[which]:
-            self._rms[:] = rms
-            make()
-            return
+    def _fading(self, n_samples: int, slope: float, release_s: float) -> tuple[FloatArray, float]:
+        """What sounds, read on in steps of `slope`, and how much of it is left at the end."""
+        steps, _ = _steps(n_samples, n_samples)
+        table, gains = self._tables[self._now], self._gains[self._now]
+        out = _read(table, self._phase + steps * slope)
+        out += gains.dot(self._next_noise(n_samples))
+        start = float(_fade(np.array(self._fade_from), release_s))
+        shape = _fade(self._fade_from + steps / self.sample_rate, release_s) / max(start, 1e-9)
+        out *= shape.astype(np.float32)
+        left = float(shape[-1])
+        table *= np.float32(left)
+        gains *= np.float32(left)
+        return out, left
+
+    def _make_sound(self, which: int, gain: np.float32) -> None:
+        """One period of harmonics, and the noise, of RMS `_rms` times gain as one of the two."""
         table = self._tables[which]
-        np.multiply(rms, self._phasors, out=self._harmonics)
+        np.multiply(self._rms[: self._n_harmonics] * gain, self._phasors, out=self._harmonics)
         table[:_TABLE_SIZE] = np.fft.irfft(self._spectrum, _TABLE_SIZE)
         table[_TABLE_SIZE] = table[0]
+        np.multiply(self._rms[self._n_harmonics :], gain, out=self._gains[which])
 
     def _make_room(self, n_samples: int) -> None:
         self._out = np.empty(n_samples, np.float32)
-        self._play = compiled.bind(
-            "play", _TABLE_SIZE, self._tables, self._gains.shape[1], self._gains,
-            len(self._noise), self._noise, self._out,
+        voice = compiled.record(
+            _TABLE_SIZE, self._n_harmonics, self._gains.shape[1], len(self._noise), self._rms,
+            self._phasors, turn(_TABLE_SIZE), self._tables, self._gains, self._noise, self._out,
         )  # fmt: skip
+        self._play = compiled.bind("play", voice, free=(*(c_int,) * 3, *(c_double,) * 6))
+        self._let_go = compiled.bind(
+            "let_go", voice, free=(*(c_int,) * 3, *(c_double,) * 5), result=c_double
+        )
 
     def _next_noise(self, n_samples: int) -> FloatArray:
         """Every band's next samples, (n_noise, n_samples)."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from v3audio.renderer import (
     AGE_TAUS_S,
     HIGHEST_LEVEL_DB,
+    LOUDNESS_DB,
     LOWEST_LEVEL_DB,
     N_CONTROLS,
     PITCH_CYCLES,
@@ -87,7 +88,7 @@ def control_features(
     for semitones in PITCH_CYCLES:  # a finer eye for where one sample of an instrument ends
         angle = 2 * torch.pi / semitones * pitch_midi
         columns += [torch.sin(angle), torch.cos(angle)]
-    columns.append((level_db.clamp(LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB) - reference_db) / 12.0)
+    columns.append((level_db.clamp(LOWEST_LEVEL_DB, HIGHEST_LEVEL_DB) - reference_db) / LOUDNESS_DB)
     age_s = age_s.clamp(0.0, 2.0)
     columns.append(age_s - 1.0)
     columns += [2 * torch.exp(-age_s / tau) - 0.5 for tau in AGE_TAUS_S]

@@ -90,6 +90,13 @@ class StreamingResampler:
     Args:
         sample_rate: Hz of the input, 8000..192000.
 
+    Attributes:
+        up: outputs per `down` inputs.
+        down: inputs per `up` outputs.
+        bank: (up, width) as `_design` gives it.
+        width: taps.
+        n_left: of them before an output's own instant.
+
     Raises:
         ConfigError: a rate outside that range or not an integer.
     """
@@ -97,15 +104,15 @@ class StreamingResampler:
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = check_sample_rate(sample_rate)
         divisor = gcd(self.sample_rate, ANALYSIS_RATE)
-        self._up = ANALYSIS_RATE // divisor
-        self._down = self.sample_rate // divisor
-        if self._up == self._down:
-            self._bank, self._n_right = np.array([[1.0]]), 0
+        self.up = ANALYSIS_RATE // divisor
+        self.down = self.sample_rate // divisor
+        if self.up == self.down:
+            self.bank, self._n_right = np.array([[1.0]]), 0
         else:
-            self._bank, self._n_right = _design(self._up, self._down)
-        width = self._bank.shape[1]
-        self._n_left = width - self._n_right - 1
-        self._compiled = compiled.bind("resample", self._up, self._down, width, self._bank)
+            self.bank, self._n_right = _design(self.up, self.down)
+        self.width = self.bank.shape[1]
+        self.n_left = self.width - self._n_right - 1
+        self._compiled = compiled.bind("resample", self.up, self.down, self.width, self.bank)
 
     @property
     def delay_samples(self) -> int:
@@ -119,16 +126,16 @@ class StreamingResampler:
 
     def n_needed(self, m: int) -> int:
         """Number of input samples after which output `m` exists: `floor(m M / L) + delay + 1`."""
-        return m * self._down // self._up + self._n_right + 1
+        return m * self.down // self.up + self._n_right + 1
 
     def n_available(self, n_in: int) -> int:
         """Number of outputs that exist once `n_in` input samples are in; inverse of `n_needed`."""
         whole = n_in - self._n_right  # outputs with floor(m M / L) < whole
-        return max(0, -(-whole * self._up // self._down)) if whole > 0 else 0
+        return max(0, -(-whole * self.up // self.down)) if whole > 0 else 0
 
     def init_state(self) -> ResamplerState:
         """State before the first sample: silence on the left."""
-        return ResamplerState(np.zeros(self._n_left))
+        return ResamplerState(np.zeros(self.n_left))
 
     def step(self, x: FloatArray, state: ResamplerState) -> tuple[FloatArray, ResamplerState]:
         """Resample one block.
@@ -147,28 +154,28 @@ class StreamingResampler:
         if n_out == state.n_out:
             return np.empty(0, np.float32), ResamplerState(held, n_in, n_out)
         first_held = n_in - len(held)  # index of held[0]; negative while it is the silence before
-        before = self._n_left + first_held  # from an output's input sample to its window in `held`
+        before = self.n_left + first_held  # from an output's input sample to its window in `held`
         y = self._outputs(held, before, state.n_out, n_out)
-        keep_from = n_out * self._down // self._up - before
+        keep_from = n_out * self.down // self.up - before
         return y, ResamplerState(held[keep_from:], n_in, n_out)
 
     def _outputs(self, held: NDArray[np.float64], before: int, start: int, stop: int) -> FloatArray:
         """Outputs `start` .. `stop`, of which that at input sample k begins at held[k - before]."""
-        width, y = self._bank.shape[1], np.empty(stop - start, np.float32)
+        width, y = self.width, np.empty(stop - start, np.float32)
         if self._compiled:
-            at, phase = divmod(start * self._down, self._up)
+            at, phase = divmod(start * self.down, self.up)
             self._compiled(address(held), address(y), at - before, phase, len(y))
             return y
         # einsum adds each row on its own, in float64: the same sum whatever stands beside it
-        if self._up == 1:  # one phase, even steps: nothing to gather
-            rows = _windows(held[start * self._down - before :], width, self._down, len(y))
-            y[:] = np.einsum("ij,j->i", rows, self._bank[0])
+        if self.up == 1:  # one phase, even steps: nothing to gather
+            rows = _windows(held[start * self.down - before :], width, self.down, len(y))
+            y[:] = np.einsum("ij,j->i", rows, self.bank[0])
             return y
         windows = _windows(held, width, 1, len(held) - width + 1)
         for first in range(start, stop, _MAX_ROWS):
             end = min(first + _MAX_ROWS, stop)
-            places, rest = np.divmod(np.arange(first, end, dtype=np.int64) * self._down, self._up)
-            rows, weights = windows[places - before], self._bank.take(rest, axis=0)
+            places, rest = np.divmod(np.arange(first, end, dtype=np.int64) * self.down, self.up)
+            rows, weights = windows[places - before], self.bank.take(rest, axis=0)
             y[first - start : end - start] = np.einsum("ij,ij->i", rows, weights)
         return y
 
@@ -227,6 +234,58 @@ class Framer:
             return np.empty((0, self.window), np.float32), FramerState(held, state.n_frames)
         frames = _windows(held, self.window, self.hop, n_new)
         return frames, FramerState(held[n_new * self.hop :], state.n_frames + n_new)
+
+
+class Newest:
+    """A player's sound: with each frame the newest window, as the two above give it, in one call.
+
+    Args:
+        resampler: from the player's rate.
+        framer: of the frames.
+    """
+
+    def __init__(self, resampler: StreamingResampler, framer: Framer) -> None:
+        self._resampler, self._framer = resampler, framer
+        r, hop = resampler, framer.hop
+        most = r.width + self.n_needed(1)  # samples held, a segment that has just come included
+        self._held, self._window = np.zeros(most), np.zeros(framer.window, np.float32)
+        self._listen = compiled.bind(
+            "listen", r.up, r.down, r.width, r.bank, self._held, framer.window, hop, self._window,
+        )  # fmt: skip
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to silence."""
+        self._states = self._resampler.init_state(), self._framer.init_state()
+        self._held[:], self._window[:] = 0.0, 0.0
+        self._n_held = self._resampler.n_left
+        self._first = 0  # whole input sample at which an output's taps begin with `_held[0]`
+        self._frame = 0
+
+    def n_needed(self, k: int) -> int:
+        """Number of input samples after which frame `k` exists."""
+        return self._resampler.n_needed(self._framer.n_needed(k) - 1)
+
+    def step(self, sound: FloatArray) -> FloatArray:
+        """The next frame's window, (window,), until the next call.
+
+        Args:
+            sound: (n,) finite input samples: exactly those from `n_needed` of the frame before on.
+        """
+        if not self._listen:
+            y, resampled = self._resampler.step(sound, self._states[0])
+            windows, framed = self._framer.step(y, self._states[1])
+            self._states = resampled, framed
+            window: FloatArray = windows[0]
+            return window
+        r, start, end = self._resampler, self._n_held, self._n_held + len(sound)
+        self._held[start:end] = sound
+        at, phase = divmod(self._frame * self._framer.hop * r.down, r.up)
+        self._frame += 1
+        keep = self._frame * self._framer.hop * r.down // r.up - self._first
+        self._listen(end, at - self._first, phase, keep)
+        self._first, self._n_held = self._first + keep, end - keep
+        return self._window
 
 
 def _windows(x: NDArray[T], width: int, step: int, n: int) -> NDArray[T]:

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 2
-"""Newest version of the file format; a file without a colour is written as version 1."""
+FORMAT = 3
+"""Newest version of the file format.
+
+A file without a colour is written as version 1; the colour of version 2 did not know loudness.
+"""
 KIND = "v3audio-timbre"
 SUFFIX = ".safetensors"
 STYLE_DIM = 16  # `Geometry.style_dim`
@@ -72,7 +75,8 @@ class Timbre(TimbreInfo):
     Attributes:
         style: (16,) float32, V3's style vector (about unit variance in each dimension).
         colour: (`renderer.COLOUR_ROWS`, harmonics and noise bands) float32, natural log gains upon
-            what the renderer makes of the style, as measured from the instrument; None: none.
+            what the renderer makes of the style, as measured from the instrument: a row for each
+            pitch, and one of what loudness changes; None: none.
     """
 
     style: NDArray[np.float32]
@@ -99,7 +103,7 @@ class Timbre(TimbreInfo):
                     f"({COLOUR_ROWS}, harmonics and noise bands) finite numbers"
                 )
             object.__setattr__(self, "colour", colour)
-        object.__setattr__(self, "format", 1 if self.colour is None else 2)
+        object.__setattr__(self, "format", 1 if self.colour is None else FORMAT)
 
     @property
     def voice(self) -> NDArray[np.float32]:
@@ -367,6 +371,8 @@ def load(path: Path | str) -> Timbre:
         array.dtype != types[name] for name, array in arrays.items()
     ):
         raise _damaged(path)
+    if info.format == 2 and "colour" in arrays:
+        arrays["colour"] = np.pad(arrays["colour"], ((0, 1), (0, 0)))
     fields: dict[str, Any] = {name: getattr(info, name) for name in TimbreInfo.__slots__}
     return Timbre(**fields | arrays)
 

@@ -227,6 +227,18 @@ def test_transfer_is_the_engine_run_over_the_samples_with_what_was_heard_before(
     np.testing.assert_array_equal(api.transfer(stereo, RATE, engine=e, hearing=ear), out)
 
 
+def test_transfer_warns_of_notes_that_the_timbre_does_not_have(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    x = melody([60, 64, 67], seconds=0.3)
+    for low, high, transpose, warned in ((55, 90, 0, ""), (72, 96, 0, "+12"), (72, 96, 12, "")):
+        caplog.clear()
+        e = engine()
+        e.timbre, e.transpose = replace(TIMBRE, note_range=(low, high)), transpose
+        api.transfer(x, RATE, engine=e, hearing=SineEar())
+        assert ("outside the range of" in caplog.text) == bool(warned) and warned in caplog.text
+
+
 def test_transfer_sounds_when_the_source_sounds() -> None:
     x = melody([60, 64])
     out = api.transfer(x, RATE, TIMBRE, engine=engine(), hearing=SineEar())
@@ -346,6 +358,27 @@ def test_capture_notices_that_notes_die_away(bundle: Bundle, write_sound: WriteS
     path = write_sound("plucked.wav", x, subtype="FLOAT")
     timbre = api.capture("plucked", [path], hearing=SineEar())
     assert timbre.decay_db_per_s == pytest.approx(20, abs=2)
+
+
+def test_capture_takes_what_swells_and_falls_for_bowed(
+    bundle: Bundle, write_sound: WriteSound
+) -> None:
+    swell, fall = tone(60, 0.5, db_per_s=24), tone(60, 0.8, db_per_s=-20)
+    swell *= np.abs(fall).max() / np.abs(swell).max()
+    x = np.concatenate([np.zeros(3200, np.float32), swell, fall, np.zeros(3200, np.float32)])
+    path = write_sound("bowed.wav", x, subtype="FLOAT")
+    assert api.capture("bowed", [path], hearing=SineEar()).decay_db_per_s == 0.0
+
+
+def test_capture_hears_how_notes_let_go_ring_on(bundle: Bundle, write_sound: WriteSound) -> None:
+    rest = np.zeros(3200, np.float32)
+    for fade_s in (0.0, 0.3):
+        fade = np.power(10.0, -3.0 * np.arange(4800) / 16_000 / max(fade_s, 1e-3))
+        ring = (tone(60, 0.3) * fade).astype(np.float32)
+        x = np.concatenate([rest, *[tone(60, 0.6), ring, rest] * 2])
+        timbre = api.capture("ringing", [write_sound("r.wav", x, subtype="FLOAT")],
+                             hearing=SineEar())  # fmt: skip
+        assert timbre.extras["release_s"] == pytest.approx(fade_s + 0.03, abs=0.1)
 
 
 def test_capture_refuses_what_holds_no_notes(bundle: Bundle, write_sound: WriteSound) -> None:

@@ -113,7 +113,7 @@ def test_a_captured_timbre_is_as_loud_as_the_shipped(take: Take) -> None:
 
 def test_a_captured_timbre_keeps_colour_and_licence_in_its_file(take: Take, tmp_path: Path) -> None:
     again = timbres.load(timbres.save(take.timbre, tmp_path / "reed.safetensors"))
-    assert (again.format, again.licence) == (2, "CC0-1.0")
+    assert (again.format, again.licence) == (3, "CC0-1.0")
     np.testing.assert_array_equal(again.voice, take.timbre.voice)
 
 

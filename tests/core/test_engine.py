@@ -219,20 +219,22 @@ def test_level_passes_through_with_the_timbres_gain() -> None:
 
 
 def test_a_struck_timbre_dies_away_while_the_player_holds() -> None:
-    out = run(engine(timbre=replace(TIMBRE, decay_db_per_s=40.0)), tone(69, 0.9))[0]
-    early = np.mean(np.square(out[9600:12000], dtype=float))
-    late = np.mean(np.square(out[36000:38400], dtype=float))
-    assert 10 * np.log10(early / late) == pytest.approx(40.0 * 26400 / RATE, abs=3.0)
+    struck, held = (
+        run(engine(timbre=replace(TIMBRE, decay_db_per_s=d)), tone(69, 0.9))[0] for d in (20.0, 0.0)
+    )
+    for at_s, fallen_db in ((0.15, 2.0), (0.8, 6.0)):
+        part = slice(round(at_s * RATE), round((at_s + 0.05) * RATE))
+        assert rms_db(held[part]) - rms_db(struck[part]) == pytest.approx(fallen_db, abs=1.0)
 
 
 def test_decay_may_differ_along_the_range_and_the_release_rings() -> None:
-    extras = {"decay_low_db_per_s": 10.0, "decay_high_db_per_s": 50.0, "release_s": 9.0}
-    timbre = replace(TIMBRE, decay_db_per_s=30.0, extras=extras)
+    extras = {"decay_low_db_per_s": 2.0, "decay_high_db_per_s": 10.0, "release_s": 9.0}
+    timbre = replace(TIMBRE, decay_db_per_s=6.0, extras=extras)
     x = np.concatenate([tone(70, 0.9), np.zeros(RATE // 2, np.float32)])
     out = run(engine(timbre=timbre), x)[0]
     early = np.mean(np.square(out[9600:12000], dtype=float))
     late = np.mean(np.square(out[36000:38400], dtype=float))
-    assert 10 * np.log10(early / late) == pytest.approx(40.0 * 26400 / RATE, abs=3.0)
+    assert 10 * np.log10(early / late) == pytest.approx(8.0 * 26400 / RATE, abs=1.0)
     ringing = out[round(1.0 * RATE) : round(1.1 * RATE)]  # 60 dB in 0.3 s, not in 9
     assert np.abs(ringing).max() > 1e-5
     assert not out[round(1.3 * RATE) :].any()

@@ -8,7 +8,7 @@ import soxr
 
 from v3audio import compiled
 from v3audio.errors import ConfigError
-from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler
+from v3audio.streaming import ANALYSIS_RATE, Framer, Newest, StreamingResampler
 
 RATES = [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000]
 
@@ -44,6 +44,27 @@ def test_compiled_or_not_is_the_same(rate: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiled, "library", lambda: None)
     np.testing.assert_array_equal(resample(x, rate, 100), resample(x, rate))  # in numpy too
     np.testing.assert_allclose(ours, resample(x, rate), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("hop", [80, 13])
+def test_the_newest_window_is_the_framers(
+    rate: int, hop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resampler, framer = StreamingResampler(rate), Framer(hop, 256)
+    compiled_or_not = [Newest(resampler, framer)]
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    compiled_or_not.append(Newest(resampler, framer))
+    x = np.random.default_rng(1).standard_normal(rate // 2).astype(np.float32)
+    windows, _ = framer.step(resample(x, rate), framer.init_state())
+    for newest in compiled_or_not:
+        for again in range(2):
+            done = 0
+            for k in range(20 + again):
+                end = newest.n_needed(k)
+                np.testing.assert_allclose(newest.step(x[done:end]), windows[k], atol=1e-6)
+                done = end
+            newest.reset()
 
 
 @pytest.mark.parametrize("rate", RATES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import struct
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from v3audio import timbres
 from v3audio.errors import TimbreError
@@ -224,7 +226,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "torch file": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "is a pickle"),
     "foreign": (lambda p: save_file({"w": np.zeros(3, np.float32)}, p), "not a timbre of v3audio"),
     "too big": (lambda p: p.write_bytes(bytes(2_000_000)), "too many for a timbre"),
-    "future": (edit_timbre(format=3), "is in format 3, this v3audio reads up to 2"),
+    "future": (edit_timbre(format=4), "is in format 4, this v3audio reads up to 3"),
     "no name": (edit_timbre(name=3), "name = 3: expected text"),
     "unknown field": (edit_timbre(shine=1), "unknown name 'shine'"),
     "no metadata": (lambda p: edit(p, lambda m: m.clear()), "not a timbre"),
@@ -320,9 +322,9 @@ def coloured(name: str = "mine", seed: int = 1, n: int = 140) -> Timbre:
     return replace(make(name, seed), colour=rows)
 
 
-def test_a_colour_is_kept_in_format_2_and_a_file_without_one_stays_format_1(tmp_path: Path) -> None:
+def test_a_colour_is_kept_in_format_3_and_a_file_without_one_stays_format_1(tmp_path: Path) -> None:
     plain, mine = make(), coloured()
-    for timbre, version in ((plain, 1), (mine, 2)):
+    for timbre, version in ((plain, 1), (mine, 3)):
         path = timbres.save(timbre, tmp_path / f"{timbre.name}.safetensors")
         again = timbres.load(path)
         assert again.format == timbre.format == timbres.read_info(path).format == version
@@ -332,7 +334,21 @@ def test_a_colour_is_kept_in_format_2_and_a_file_without_one_stays_format_1(tmp_
     assert replace(mine, colour=None).format == 1
 
 
-@pytest.mark.parametrize("colour", [np.zeros((42, 140)), np.zeros(140), np.full((43, 2), np.inf)])
+def test_a_colour_of_format_2_knows_no_loudness(tmp_path: Path) -> None:
+    path = timbres.save(coloured(), tmp_path / "mine.safetensors")
+    arrays = load_file(path)
+    old = np.ascontiguousarray(arrays["colour"][:-1])
+    with safe_open(path, "numpy") as file:
+        table = json.loads(file.metadata()[timbres.KIND])
+    table |= {"format": 2, "colour_sha256": hashlib.sha256(old.tobytes()).hexdigest()}
+    save_file({"style": arrays["style"], "colour": old}, path, {timbres.KIND: json.dumps(table)})
+    again = timbres.load(path)
+    assert again.colour is not None and again.format == 3
+    np.testing.assert_array_equal(again.colour[:-1], old.astype(np.float32))
+    assert not again.colour[-1].any()
+
+
+@pytest.mark.parametrize("colour", [np.zeros((43, 140)), np.zeros(140), np.full((44, 2), np.inf)])
 def test_a_colour_has_a_row_for_each_pitch_and_finite_numbers(colour: np.ndarray) -> None:
     with pytest.raises(TimbreError, match="its colour has shape"):
         replace(make(), colour=colour)

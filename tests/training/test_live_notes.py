@@ -1,65 +1,67 @@
-"""Learning the live belief: what is due, and a round of coaching and learning on a sung phrase."""
+"""Learning the live belief: which note is meant, and a lesson from a sung phrase."""
 
 import numpy as np
 import pytest
 
 from training import live_notes
-from training.live_notes import Student, Take, TrueNote, due_classes
+from training.live_notes import TrueNote, due_classes
 from v3audio import belief
-from v3audio.belief import NEIGHBOUR, NOTHING, OFFSETS, REPEAT, NoteBelief
+from v3audio.belief import AGES_S, NEIGHBOUR, NOTHING, OFFSETS, OTHER, NoteBelief
+from v3audio.bundle import load_bundle
 from v3audio.errors import ConfigError
-from v3audio.notes import TrackerConfig
 
 HERE = OFFSETS.index(0)
 
 
-def due(note_midi, sounding, told, pitch):
+def due(note_midi, pitch):
     note = None if note_midi is None else TrueNote(0.0, 1.0, note_midi)
-    return set(np.flatnonzero(due_classes(note, sounding, told, pitch)))
+    return set(np.flatnonzero(due_classes(note, 0.0, pitch)[: OTHER + 1]))
 
 
-def test_what_is_due():
-    assert due(None, -1, False, 60.0) == {NOTHING}
-    assert due(60, -1, False, 60.1) == {HERE}
-    assert due(61, -1, False, 60.3) == {NEIGHBOUR}
-    assert due(57, -1, False, 69.0) == {OFFSETS.index(-12)}
-    assert due(60.5, -1, False, 60.4) == {HERE, NEIGHBOUR}  # between two notes both are right
-    assert due(60, -1, False, 65.0) == {NOTHING}  # not heard: better wait
-    assert due(60, 60, True, 60.0) == {NOTHING}
-    assert due(60, 60, False, 60.0) == {REPEAT}
-    assert due(60, 72, True, 60.0) == {HERE}
+def test_which_notes_may_be_meant():
+    assert due(None, 60.0) == {OTHER}
+    assert due(60, 60.1) == {HERE}
+    assert due(61, 60.3) == {NEIGHBOUR}
+    assert due(57, 69.0) == {OFFSETS.index(-12)}
+    assert due(60.5, 60.4) == {HERE, NEIGHBOUR}  # between two notes both are right
+    assert due(60, 65.0) == {OTHER}  # not heard: better wait
+
+
+@pytest.mark.parametrize(
+    ("age_s", "kind"), [(0.0, 0), (AGES_S[0], 1), (0.09, 2), (5.0, len(AGES_S))]
+)
+def test_how_long_ago_it_began(age_s, kind):
+    ages = due_classes(TrueNote(0.0, 9.0, 60.0), age_s, 60.0)[OTHER + 1 :]
+    assert list(np.flatnonzero(ages)) == [kind]
 
 
 @pytest.fixture(scope="module")
-def take():
+def lesson():
     (sound, notes), *_ = live_notes.voices(1, seed=3)
-    (heard,) = live_notes.hear([(sound[: 3 * live_notes.SAMPLE_RATE], notes)])
-    return Take(heard.frames, [n for n in notes if n.onset_s < 3.0])
+    notes = [n for n in notes if n.onset_s < 3.0]
+    hearing = load_bundle(None).load_live_hearing()
+    sound = sound[: 3 * live_notes.SAMPLE_RATE]
+    return live_notes.lesson(hearing, sound, notes, np.random.default_rng(0))
 
 
-def test_a_coached_tracker_plays_the_truth(take):
-    student = Student(take.notes, None, np.random.default_rng(0))
-    events = live_notes.play(take, student, TrackerConfig(gate_db=live_notes.QUIETEST_DB))
-    ons = [(t, e.note) for t, e in events if e.kind == "on"]
-    right = [
-        n
-        for n in take.notes
-        if any(n.onset_s <= t <= n.offset_s and abs(m - n.midi) <= 0.6 for t, m in ons)
-    ]
-    assert len(right) >= 0.7 * len(take.notes)
-    assert len(student.rows) == len(student.due) > 100
-    assert all(d.any() for d in student.due)
+def test_a_lesson_tells_what_is_due_in_each_frame(lesson):
+    n = len(lesson.rows)
+    assert 100 < n == len(lesson.due) == len(lesson.worth) < 600
+    assert np.isfinite(lesson.rows).all()
+    notes, ages = lesson.due[:, : OTHER + 1], lesson.due[:, OTHER + 1 :]
+    assert notes.any(1).all() and (ages.sum(1) == 1).all()
+    assert notes[:, HERE].mean() > 0.5
 
 
-def test_a_round_of_learning_gives_weights_that_can_be_used(take, tmp_path):
+def test_what_was_learned_can_be_used(lesson, tmp_path):
     out = tmp_path / "belief.npz"
-    live_notes.learn([take], out, rounds=1, hidden=(8,), seed=0)
+    live_notes.save(live_notes.fit(*lesson, (8,), 0, loss_of=live_notes.surprise), out)
     learned = NoteBelief(out)
-    frame = take.frames[100]
-    numbers = frame.level_db, frame.brief_db, frame.onset, frame.periodicity, frame.confidence
-    learned.hear(frame.position, frame.views, frame.pitch_midi, 0.0, numbers, 0.0)
-    chances = learned.probabilities(belief.Sounding(-1, -1, 100, -120.0, -120.0))
-    assert len(chances) == NOTHING + 1 and sum(chances) == pytest.approx(1.0)
+    learned.hear(np.full(252, 1 / 252), np.zeros((3, 297)), 60.0, 0.0, (-20, -20, 1, 0.9, 0.9), 0.0)
+    for note in -1, 60:
+        chances = learned.probabilities(belief.Sounding(note, 100))
+        assert len(chances) == NOTHING + 1
+        assert sum(chances[:NOTHING]) <= 1.0 + 1e-6
 
 
 def test_fit_learns_what_is_due():
