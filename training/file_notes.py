@@ -1,19 +1,20 @@
 """Learning where the notes of a file begin, end and sound, and which (`v3audio.onsets`).
 
     v3audio data melodies -o melodies --size 220
-    v3audio data melodies -o more --seed 7 --size 240 --soundfont MuseScore_General_Lite.sf3
-    python -m training.file_notes --melodies melodies --melodies more --singles ../shared/train \
+    v3audio data melodies -o second --seed 5 --size 330 --soundfont MuseScore_General.sf3
+    python -m training.file_notes --melodies melodies --melodies second --singles ../shared/train \
         -o v3audio/onsets.npz
 
 Sound with known notes: clean clips of `v3audio data melodies`; phrases of real single notes (see
-live_notes.py), and of notes cut out of the clips; synthetic voices that scoop, slide and breathe;
-rooms in which nobody plays. Each is recorded from afar twice (`rooms.degrade`): a quarter come out
-clean, a third through a room as loud as the direct sound, a phone and noise at once. The V3 model
-hears them as it does a file and is not touched: no label reaches its weights.
+live_notes.py), and of notes cut out of the clips, the low ones once more; synthetic voices that
+scoop, slide and breathe, and twice as many without training; rooms in which nobody plays. Each is
+recorded from afar twice (`rooms.degrade`): a quarter come out clean, a third through a room as loud
+as the direct sound, a phone and noise at once. The V3 model hears them as it does a file and is not
+touched: no label reaches its weights.
 
 A small network of convolutions over time then learns what is `due` in each frame. With the folders
-above and nothing else said it gives the shipped weights: 3.8 hours of sound are heard and learned
-in seven minutes of one core.
+above and nothing else said it gives the shipped weights: 5.5 hours of sound are heard and learned
+in ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -35,18 +36,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.clips import SAMPLE_RATE, find_clips, read_audio
-from training.live_notes import TrueNote, save, single_phrase, sung
-from training.phrases import TICKS_PER_S
+from training.live_notes import TrueNote, arrival_s, save, single_phrase, sung
+from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import coloured_noise, degrade
+from training.voices import VOICE_NOTES, sing, waver
 from v3audio import hear_file, onsets
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
 
 FloatArray = NDArray[np.float32]
 CLIP_S = 14.0
+RELEASE_S = 0.03  # of a vowel
 FADED_DB = 28.0  # so far below its loudest, a note is over
 BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
+LOW_MIDI, LOW_SHIFTS = 45, (-4, 5)  # basses, and by how much they are transposed
+BREATHIER_DB = 6.0  # amateurs than singers
+DIP, HUM, NOISE = 1, 2, 3  # consonants
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
 BARE_SHARE = 0.12  # learned without `onsets.traits`: a hearing may not tell them
@@ -64,9 +70,10 @@ def melodies(folder: Path, n_clips: int) -> Sounds:
             onset_s, midi = n["onset_s"], n["midi"] + n["cents"] / 100
             if notes and onset_s - notes[-1].offset_s < 0.01:
                 points = np.array(contour)
-                onset_s = _arrival_s(points[:, 0], points[:, 1], notes[-1].midi, midi)
+                onset_s = arrival_s(points[:, 0], points[:, 1], notes[-1].midi, midi)
             notes.append(TrueNote(onset_s, n["offset_s"], midi))
-        yield clean[: round(CLIP_S * SAMPLE_RATE)], [x for x in notes if x.onset_s < CLIP_S]
+        clean = clean[: round(CLIP_S * SAMPLE_RATE)]
+        yield clean, ended(clean, [n for n in notes if n.onset_s < CLIP_S])
 
 
 def voices(n_clips: int, seed: int) -> Sounds:
@@ -90,7 +97,7 @@ def voices(n_clips: int, seed: int) -> Sounds:
                 sound[first : first + length] += loud * coloured_noise(rng, length, 0.5)
             if n.slurred:
                 t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
-                onset_s = _arrival_s(t, n.midi + n.curve, before.midi, midi)
+                onset_s = arrival_s(t, n.midi + n.curve, before.midi, midi)
             elif offset_s - onset_s > 0.2 and rng.random() < hums:
                 # m, n, l: the note is heard to begin with the vowel
                 length = round(float(rng.uniform(0.03, 0.09)) * SAMPLE_RATE)
@@ -100,15 +107,110 @@ def voices(n_clips: int, seed: int) -> Sounds:
                 sound[part] = into * sound[part] + (1.0 - into) * soft * murmur[part]
                 onset_s += length / SAMPLE_RATE
             notes.append(TrueNote(onset_s, offset_s, midi))
-        yield sound, notes
+        yield sound, ended(sound, notes)
 
 
-def singles(folder: Path, n_clips: int, seed: int) -> Sounds:
+def amateurs(n_clips: int, seed: int) -> Sounds:
+    """Synthetic singers without training (see `training.voices.waver`) who sing syllables."""
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 11, number])
+        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
+        line = compose(
+            rng,
+            list(range(low, low + int(rng.integers(5, 14)))),
+            CLIP_S,
+            sustained=True,
+            detune_cents=0.0,
+            glides=float(rng.uniform(0.3, 1.3)),
+        )
+        phrase = [n for n in waver(rng, line) if n.offset < (CLIP_S - 0.1) * TICKS_PER_S]
+        length = round(CLIP_S * SAMPLE_RATE)
+        vowels = sing(rng, phrase, 10_000 * (seed + 1) + number, length, SAMPLE_RATE, BREATHIER_DB)
+        yield speak(rng, vowels, phrase)
+
+
+def speak(
+    rng: np.random.Generator, vowels: FloatArray, phrase: list[PhraseNote]
+) -> tuple[FloatArray, list[TrueNote]]:
+    """A sung phrase with consonants and breaths, and where its vowels begin and end.
+
+    Before a vowel the voice dips, hums or closes; inside it the loudness wavers and nothing begins.
+    """
+    dips_db, waver_db = rng.uniform(3, 15), rng.uniform(0.5, 4.0)
+    kinds = rng.dirichlet((1.0, 1.0, 1.0, 1.0))  # how often nothing, a dip, a hum, a noise
+    t = np.arange(len(vowels)) / SAMPLE_RATE
+    knots = np.arange(0.0, t[-1] + 0.12, 0.12)
+    gain = 10 ** (np.interp(t, knots, rng.normal(0, waver_db, len(knots))) / 20)
+    hum = signal.sosfilt(signal.butter(2, 600, fs=SAMPLE_RATE, output="sos"), vowels)
+    loud = float(np.sqrt(np.mean(np.square(vowels))))
+    others = np.zeros_like(vowels)
+    notes: list[TrueNote] = []
+    for n in phrase:
+        onset_s, offset_s = n.onset / TICKS_PER_S, n.offset / TICKS_PER_S
+        midi = n.midi + n.cents / 100
+        before = notes[-1] if notes else TrueNote(0.0, 0.0, 0.0)
+        joined, moves = onset_s - before.offset_s < 0.01, abs(midi - before.midi) > RIGHT_SEMITONES
+        kind = int(rng.choice(4, p=kinds))
+        if joined and not moves:
+            kind = max(kind, 1)  # or there would be no note
+        begins_s = start_s = onset_s
+        if joined and moves:
+            time_s = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
+            begins_s = start_s = arrival_s(time_s, n.midi + n.curve, before.midi, midi)
+        if kind:
+            seconds = float(rng.uniform(0.03, 0.09 if kind == HUM else 0.15))
+            seconds = min(seconds, 0.4 * (offset_s - onset_s))
+            begins_s = max(start_s - 0.5 * seconds, before.onset_s + 0.05)
+            part = _samples(begins_s, begins_s + seconds)
+            size, ramp = len(gain[part]), min(0.5, 0.02 / seconds)
+            closed = np.interp(np.linspace(0, 1, size), [0, ramp, 1 - ramp, 1], [0, 1, 1, 0])
+            if kind == DIP:
+                gain[part] *= 10 ** (-closed * rng.uniform(0.3, 1.0) * dips_db / 20)
+            else:
+                gain[part] *= 1.0 - closed
+            if kind == HUM:
+                others[part] += closed * 10 ** (rng.uniform(-14, -2) / 20) * hum[part]
+            elif kind == NOISE and rng.random() < 0.7:
+                others[part] += loud * closed * _hiss(rng, size)
+            start_s = begins_s + seconds - 0.01
+        if joined:
+            notes[-1] = TrueNote(before.onset_s, begins_s, before.midi)
+        elif start_s - before.offset_s > 0.3 and rng.random() < 0.7:
+            part = _samples(before.offset_s + 0.1, onset_s - 0.1)
+            size = len(others[part])
+            breath = loud * 10 ** (rng.uniform(-35, -15) / 20) * np.hanning(size)
+            others[part] += breath * coloured_noise(rng, size, 0.5)
+        notes.append(TrueNote(start_s, max(offset_s, start_s + 0.05), midi))
+    sung_vowels = (gain * vowels).astype(np.float32)
+    faded_s = [n.offset_s for n in ended(sung_vowels, notes)]
+    notes = [
+        TrueNote(n.onset_s, min(n.offset_s + RELEASE_S, end_s), n.midi)
+        for n, end_s in zip(notes, faded_s, strict=True)
+    ]
+    sound = sung_vowels + others
+    return sound / max(1.0, float(np.abs(sound).max())), notes
+
+
+def _samples(start_s: float, end_s: float) -> slice:
+    return slice(round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE))
+
+
+def _hiss(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    """(size,) a consonant without voice, some dB below what is sung at RMS 1."""
+    low_hz = rng.uniform(800, 4000)
+    band = low_hz, min(low_hz * rng.uniform(1.5, 3.0), 7500)
+    sos = signal.butter(1, band, "bandpass", fs=SAMPLE_RATE, output="sos")
+    burst = np.asarray(signal.sosfilt(sos, rng.normal(size=size)))
+    return burst * (10 ** (rng.uniform(-25, 0) / 20) / (burst.std() + 1e-9))
+
+
+def singles(folder: Path, n_clips: int, seed: int, shifts: tuple[int, int] = (-3, 13)) -> Sounds:
     """Phrases of recorded single notes, some of which end as they did."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 6, number])
-        sound, notes = single_phrase(rng, folder, number, whole=0.2)
-        yield sound[: round(CLIP_S * SAMPLE_RATE)], [n for n in notes if n.onset_s < CLIP_S]
+        sound, notes = single_phrase(rng, folder, number, whole=0.2, shifts=shifts)
+        sound = sound[: round(CLIP_S * SAMPLE_RATE)]
+        yield sound, ended(sound, [n for n in notes if n.onset_s < CLIP_S])
 
 
 def silences(n_clips: int, seed: int) -> Sounds:
@@ -123,7 +225,7 @@ def silences(n_clips: int, seed: int) -> Sounds:
         yield sound.astype(np.float32), []
 
 
-def cut_notes(folder: Path, out: Path, n_clips: int) -> None:
+def cut_notes(folder: Path, out: Path, n_clips: int, highest: int = 127) -> None:
     """Write notes of a rendered folder's clean clips that begin out of silence as single notes.
 
     What `singles` makes of them has the repeats and the unbroken steps of played melodies, by many
@@ -136,7 +238,8 @@ def cut_notes(folder: Path, out: Path, n_clips: int) -> None:
             continue
         clean, before_s = read_audio(clip.clean), 0.0
         for k, note in enumerate(clip.notes()):
-            if note.onset_s - before_s > 0.12 and note.audible_s - note.onset_s > 0.2:
+            long = note.onset_s - before_s > 0.12 and note.audible_s - note.onset_s > 0.2
+            if long and note.midi <= highest:
                 path = out / f"{number}" / f"{k}.flac"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = slice(round(note.onset_s * SAMPLE_RATE), round(note.offset_s * SAMPLE_RATE))
@@ -144,14 +247,6 @@ def cut_notes(folder: Path, out: Path, n_clips: int) -> None:
                 listed.append({"file": str(path.relative_to(out)), "midi": note.midi})
             before_s = note.offset_s
     (out / "manifest.json").write_text(json.dumps(listed), encoding="utf-8")
-
-
-def _arrival_s(
-    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
-) -> float:
-    """When a slurred note begins: where its pitch is past the middle between the two."""
-    past = (midi - (before + note) / 2) * (note - before) > 0
-    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
 
 
 def ended(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
@@ -177,14 +272,13 @@ def hear(
     """Each sound as a file's decoder has it, recorded from afar so many times."""
     hearing = hear_file.load_hearing(None, "cpu")
     for number, (sound, notes) in enumerate(sounds):
-        true = ended(sound, notes)
         for time in range(times):
             far = degrade(np.random.default_rng([seed, 7, number, time]), sound, SAMPLE_RATE)
             kept, opened = hear_file.KeptFrames(), hear_file.open_sound((far, SAMPLE_RATE))
             tail_s = hear_file.TAIL_S
             for heard in hear_file.hear(opened, hearing, tail_s, None, style=False, quieten=True):
                 kept.add(heard)
-            yield kept.frames(), true
+            yield kept.frames(), notes
 
 
 def describe(frames: hear_file.Frames) -> FloatArray:
@@ -299,6 +393,8 @@ def main() -> None:
     parser.add_argument("--n-cut", type=int, default=50, help="phrases of notes cut out of each")
     parser.add_argument("--n-singles", type=int, default=100, help="phrases of single notes")
     parser.add_argument("--n-voices", type=int, default=80, help="phrases sung")
+    parser.add_argument("--n-amateurs", type=int, default=160, help="phrases sung by amateurs")
+    parser.add_argument("--n-low", type=int, default=30, help="phrases of the low ones")
     parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
     parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
     parser.add_argument("--hidden", type=int, default=48)
@@ -306,6 +402,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
+    lows: list[Sounds] = []
     sounds = [voices(options.n_voices, options.seed), silences(options.n_silences, options.seed)]
     with tempfile.TemporaryDirectory() as scratch:
         if options.singles:
@@ -315,6 +412,10 @@ def main() -> None:
             cut_notes(folder, cut, options.n_cut)
             sounds.append(melodies(folder, options.n_melodies))
             sounds.append(singles(cut, options.n_cut, options.seed + 1 + number))
+            low = Path(scratch) / f"low{number}"
+            cut_notes(folder, low, 1_000, LOW_MIDI)
+            lows.append(singles(low, options.n_low, options.seed + 101 + number, LOW_SHIFTS))
+        sounds += [*lows, amateurs(options.n_amateurs, options.seed)]
         takes = []
         for frames, notes in hear(chain.from_iterable(sounds), options.seed, options.times):
             takes.append((describe(frames), due(frames.pitch_midi, notes)))

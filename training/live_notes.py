@@ -3,11 +3,11 @@
     python -m training.live_notes --melodies data/melodies --melodies data/second \
         --singles ../shared/train -o belief.npz
 
-Three kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
+Four kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
-and phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
-instrument's own attacks and mistuning. The V3 model hears them as it does live and is not touched:
-no label reaches its weights.
+phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
+instrument's own attacks and mistuning, and synthetic amateurs, who are seldom where they mean to
+be. The V3 model hears them as it does live and is not touched: no label reaches its weights.
 
 What was heard up to a frame, and which note was meant in it since when, trains a perceptron. The
 tracker's own state is no part of it, so that one pass over the sound will do.
@@ -34,13 +34,14 @@ import soxr
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy import signal
 from torch import nn
 
 from training.attacks import speak
 from training.clips import SAMPLE_RATE, Clip, find_clips
 from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import coloured_noise, disturb
-from training.voices import VOICE_NOTES, sing
+from training.voices import VOICE_NOTES, sing, waver
 from v3audio.belief import (
     AGES_S,
     HOP_S,
@@ -139,6 +140,59 @@ def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseN
     return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
 
 
+def amateurs(
+    n_clips: int, seed: int, first: int = 1_000
+) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+    """Synthetic singers without training, from `first` on: see `training.voices.waver`.
+
+    A note is due from its vowel on, in a scoop too, and after a portamento from halfway.
+    """
+    hum = signal.butter(2, 600, fs=SAMPLE_RATE, output="sos")
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 8, number])
+        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
+        line = compose(
+            rng,
+            list(range(low, low + int(rng.integers(5, 14)))),
+            14.0,
+            sustained=True,
+            detune_cents=0.0,
+            glides=float(rng.uniform(0.3, 1.3)),
+        )
+        phrase = [n for n in waver(rng, line) if n.offset < 13.9 * TICKS_PER_S]
+        breathier_db = float(rng.uniform(0, 12))
+        length = round(14.0 * SAMPLE_RATE)
+        sound = sing(rng, phrase, first + number, length, SAMPLE_RATE, breathier_db)
+        murmur = signal.sosfilt(hum, sound)
+        hums = float(rng.uniform(0.0, 0.6))
+        notes: list[TrueNote] = []
+        for n in phrase:
+            onset_s, offset_s = n.onset / TICKS_PER_S, n.offset / TICKS_PER_S
+            midi = n.midi + n.cents / 100
+            before = notes[-1] if notes else TrueNote(0.0, 0.0, 0.0)
+            start, later_s = round(onset_s * SAMPLE_RATE), 0.0
+            if not n.slurred and offset_s - onset_s > 0.2 and rng.random() < hums:
+                length = int(rng.integers(480, 1440))
+                part = slice(start, start + length)
+                into = np.linspace(0.0, 1.0, length) ** 4
+                soft = 10 ** (rng.uniform(-14, -2) / 20)
+                sound[part] = into * sound[part] + (1.0 - into) * soft * murmur[part]
+                later_s = length / SAMPLE_RATE
+            if before.offset_s == onset_s and abs(before.midi - midi) > RIGHT_SEMITONES:
+                t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
+                later_s = max(arrival_s(t, n.midi + n.curve, before.midi, midi) - onset_s, later_s)
+            notes.append(TrueNote(onset_s + later_s, offset_s, midi))
+        yield taken(rng, sound, notes, spoken=0.2), notes
+
+
+def arrival_s(
+    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
+) -> float:
+    """When a slurred note begins: where its pitch is past the middle between the two."""
+    past = (midi - (before + note) / 2) * (note - before) > 0
+    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
+
+
 def single_notes(
     folder: Path, n_clips: int, seed: int
 ) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
@@ -156,11 +210,16 @@ def single_notes(
 
 
 def single_phrase(
-    rng: np.random.Generator, folder: Path, number: int, whole: float = 0.0
+    rng: np.random.Generator,
+    folder: Path,
+    number: int,
+    whole: float = 0.0,
+    shifts: tuple[int, int] = (-3, 13),
 ) -> tuple[FloatArray, list[TrueNote]]:
     """A clean phrase of the single notes of the instrument whose turn `number` is.
 
-    `whole` is the share of notes that are left to end as they did.
+    `whole` is the share of notes that are left to end as they did; `shifts` bound the semitones by
+    which all are transposed.
 
     Raises: ConfigError if the folder has no manifest.json.
     """
@@ -176,7 +235,7 @@ def single_phrase(
         instruments.setdefault(str(Path(note["file"]).parent), []).append(note)
     group = list(instruments.values())[number % len(instruments)]
     by_pitch = sorted(group, key=lambda note: int(note["midi"]))
-    shift, cents = int(rng.integers(-3, 13)), float(rng.normal(0, 8))
+    shift, cents = int(rng.integers(*shifts)), float(rng.normal(0, 8))
     at_s, index = 0.2, int(rng.integers(len(by_pitch)))
     notes, parts = [], []
     for _ in range(int(rng.integers(22, 29))):
@@ -408,11 +467,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
+    parser.add_argument("--n-amateurs", type=int, default=450, help="phrases sung by amateurs")
     options = parser.parse_args()
     clips = [voices(options.n_voices, options.seed)]
     clips += [melodies(folder, options.seed) for folder in options.melodies]
     if options.singles:
         clips.append(single_notes(options.singles, options.n_singles, options.seed))
+    clips.append(amateurs(options.n_amateurs, options.seed))
     learned = study(chain.from_iterable(clips), options.seed)
     layers = fit(*learned, tuple(options.hidden), options.seed, loss_of=surprise)
     save(layers, options.out)

@@ -3,7 +3,8 @@
     python -m training.live_rules --melodies data/judge --singles takes [--belief belief.npz]
 
 Sound that nothing was learned from is heard once: clips of a soundfont kept apart, half of them
-with attacks as players make them, voices never sung before, and phrases of single notes, if given.
+with attacks as players make them, voices never sung before, trained ones and amateurs', and phrases
+of single notes, if given.
 The tracker then plays it under one configuration after another, each threshold moved both ways
 while that lowers the cost: stray note-ons in percent, and how late notes come against what is
 wanted in each register. One line for each price of lateness: the frontier.
@@ -25,6 +26,7 @@ from training.live_notes import (
     RIGHT_SEMITONES,
     FloatArray,
     TrueNote,
+    amateurs,
     hear,
     rendered,
     single_notes,
@@ -37,6 +39,7 @@ from v3audio.notes import FrameNotes, NoteTracker, TrackerConfig
 
 SEED = 1_000  # of what was never learned from
 FIRST_VOICE = 5_000
+N_AMATEURS = 30
 CLIP_S = 20.0
 EARLY_S, LATE_S = 0.05, 0.5  # a note-on this near its true onset can be right
 # Lowest MIDI number of a register, the lateness wanted, and the latest that counts, ms.
@@ -96,6 +99,7 @@ def kept_apart(folder: Path, singles: Path | None) -> Iterator[tuple[FloatArray,
             sound = taken(np.random.default_rng([SEED, number]), clean, notes)
         yield sound, notes
     yield from voices(16, SEED, FIRST_VOICE)
+    yield from amateurs(N_AMATEURS, SEED, FIRST_VOICE + 100)
     if singles:
         yield from single_notes(singles, 10, SEED)
 

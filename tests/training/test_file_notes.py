@@ -1,11 +1,12 @@
 """What teaches the file decoder where notes begin and end, and that it has learned it."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from training import file_notes
+from training import file_notes, live_notes
 from training.clips import SAMPLE_RATE
 from training.live_notes import TrueNote
 from training.rooms import degrade
@@ -36,10 +37,18 @@ def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
     assert [n.offset_s for n in got] == pytest.approx([0.5, 1.2, 1.9], abs=0.03)
 
 
+def test_amateurs_vowels_stand_apart_from_their_consonants():
+    (sound, notes), (again, _) = (next(file_notes.amateurs(1, seed=3)) for _ in range(2))
+    assert np.array_equal(sound, again) and np.abs(sound).max() <= 1.0
+    assert len(notes) > 5
+    assert all(a.onset_s < a.offset_s <= b.onset_s for a, b in pairwise(notes))
+    assert any(0.03 < b.onset_s - a.offset_s < 0.2 for a, b in pairwise(notes))
+
+
 def test_a_slur_begins_past_the_middle_of_its_glide():
     time_s = np.linspace(1.0, 1.2, 101)
     midi = np.interp(time_s, [1.0, 1.1], [60.0, 63.0])
-    assert file_notes._arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
+    assert live_notes.arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
 
 
 def test_far_sound_is_not_delayed_and_never_clips():
@@ -70,7 +79,7 @@ def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(file_notes, "voices", short)
     monkeypatch.setattr(file_notes, "BATCH", 2)
-    few = ["--n-voices", "2", "--n-silences", "1", "--times", "1"]
+    few = ["--n-voices", "2", "--n-amateurs", "1", "--n-silences", "1", "--times", "1"]
     monkeypatch.setattr(sys, "argv", ["file_notes", *few, "-o", str(out)])
     file_notes.main()
     shapes = [weight.shape for weight, _ in onsets.load_layers(out)]
