@@ -53,6 +53,7 @@ NEAR_S = 0.035
 LOW_MIDI, LOW_SHIFTS = 45, (-4, 5)  # basses, and by how much they are transposed
 BREATHIER_DB = 6.0  # amateurs than singers
 DIP, HUM, NOISE = 1, 2, 3  # consonants
+SINKS, SINK_S = 0.25, 0.08  # so many of amateurs' longer notes sink for a moment, this long
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
 BARE_SHARE = 0.12  # learned without `onsets.traits`: a hearing may not tell them
@@ -124,20 +125,37 @@ def amateurs(n_clips: int, seed: int) -> Sounds:
             glides=float(rng.uniform(0.3, 1.3)),
         )
         phrase = [n for n in waver(rng, line) if n.offset < (CLIP_S - 0.1) * TICKS_PER_S]
+        sinks = [_sink(rng, n) for n in phrase]
         length = round(CLIP_S * SAMPLE_RATE)
         vowels = sing(rng, phrase, 10_000 * (seed + 1) + number, length, SAMPLE_RATE, BREATHIER_DB)
-        yield speak(rng, vowels, phrase)
+        yield speak(rng, vowels, phrase, sinks)
+
+
+def _sink(rng: np.random.Generator, note: PhraseNote) -> float:
+    """Let the pitch of a longer note sink for a moment, sometimes. Returns: when in it, s, or 0."""
+    t = np.arange(len(note.curve)) / TICKS_PER_S
+    if t[-1] < 0.35 or rng.random() > SINKS:
+        return 0.0
+    at_s = float(rng.uniform(0.08, t[-1] - 0.15))
+    note.curve[:] -= rng.uniform(0.0, 0.8) * np.interp(
+        t - at_s, [-0.01, 0.01, SINK_S - 0.02, SINK_S + 0.02], [0, 1, 0.6, 0]
+    )
+    return at_s
 
 
 def speak(
-    rng: np.random.Generator, vowels: FloatArray, phrase: list[PhraseNote]
+    rng: np.random.Generator,
+    vowels: FloatArray,
+    phrase: list[PhraseNote],
+    sinks: list[float],
 ) -> tuple[FloatArray, list[TrueNote]]:
     """A sung phrase with consonants and breaths, and where its vowels begin and end.
 
-    Before a vowel the voice dips, hums or closes; inside it the loudness wavers and nothing begins.
+    Before a vowel the voice dips, hums or closes. Inside it the loudness wavers, sinks even for a
+    moment, and nothing begins.
     """
-    dips_db, waver_db = rng.uniform(3, 15), rng.uniform(0.5, 4.0)
-    kinds = rng.dirichlet((1.0, 1.0, 1.0, 1.0))  # how often nothing, a dip, a hum, a noise
+    dips_db, waver_db = rng.uniform(6, 18), rng.uniform(0.5, 4.0)
+    kinds = rng.dirichlet((0.7, 1.0, 1.0, 1.6))  # how often nothing, a dip, a hum, a noise
     t = np.arange(len(vowels)) / SAMPLE_RATE
     knots = np.arange(0.0, t[-1] + 0.12, 0.12)
     gain = 10 ** (np.interp(t, knots, rng.normal(0, waver_db, len(knots))) / 20)
@@ -145,7 +163,7 @@ def speak(
     loud = float(np.sqrt(np.mean(np.square(vowels))))
     others = np.zeros_like(vowels)
     notes: list[TrueNote] = []
-    for n in phrase:
+    for n, sinks_s in zip(phrase, sinks, strict=True):
         onset_s, offset_s = n.onset / TICKS_PER_S, n.offset / TICKS_PER_S
         midi = n.midi + n.cents / 100
         before = notes[-1] if notes else TrueNote(0.0, 0.0, 0.0)
@@ -160,7 +178,7 @@ def speak(
         if kind:
             seconds = float(rng.uniform(0.03, 0.09 if kind == HUM else 0.15))
             seconds = min(seconds, 0.4 * (offset_s - onset_s))
-            begins_s = max(start_s - 0.5 * seconds, before.onset_s + 0.05)
+            begins_s = max(start_s - rng.uniform(0.3, 1.0) * seconds, before.onset_s + 0.05)
             part = _samples(begins_s, begins_s + seconds)
             size, ramp = len(gain[part]), min(0.5, 0.02 / seconds)
             closed = np.interp(np.linspace(0, 1, size), [0, ramp, 1 - ramp, 1], [0, 1, 1, 0])
@@ -172,7 +190,7 @@ def speak(
                 others[part] += closed * 10 ** (rng.uniform(-14, -2) / 20) * hum[part]
             elif kind == NOISE and rng.random() < 0.7:
                 others[part] += loud * closed * _hiss(rng, size)
-            start_s = begins_s + seconds - 0.01
+            start_s = begins_s + seconds
         if joined:
             notes[-1] = TrueNote(before.onset_s, begins_s, before.midi)
         elif start_s - before.offset_s > 0.3 and rng.random() < 0.7:
@@ -180,6 +198,9 @@ def speak(
             size = len(others[part])
             breath = loud * 10 ** (rng.uniform(-35, -15) / 20) * np.hanning(size)
             others[part] += breath * coloured_noise(rng, size, 0.5)
+        if sinks_s:
+            part = _samples(onset_s + sinks_s, onset_s + sinks_s + SINK_S)
+            gain[part] *= 10 ** (-rng.uniform(1, 5) / 20 * np.hanning(len(gain[part])) ** 0.3)
         notes.append(TrueNote(start_s, max(offset_s, start_s + 0.05), midi))
     sung_vowels = (gain * vowels).astype(np.float32)
     faded_s = [n.offset_s for n in ended(sung_vowels, notes)]
@@ -196,12 +217,16 @@ def _samples(start_s: float, end_s: float) -> slice:
 
 
 def _hiss(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """(size,) a consonant without voice, some dB below what is sung at RMS 1."""
-    low_hz = rng.uniform(800, 4000)
-    band = low_hz, min(low_hz * rng.uniform(1.5, 3.0), 7500)
+    """(size,) a consonant without voice, some dB below what is sung at RMS 1: s, or h and t."""
+    low_hz = rng.uniform(300, 4000)
+    band = low_hz, min(low_hz * rng.uniform(2.0, 12.0), 7500)
     sos = signal.butter(1, band, "bandpass", fs=SAMPLE_RATE, output="sos")
     burst = np.asarray(signal.sosfilt(sos, rng.normal(size=size)))
-    return burst * (10 ** (rng.uniform(-25, 0) / 20) / (burst.std() + 1e-9))
+    burst *= 10 ** (rng.uniform(-25, -3) / 20) / (burst.std() + 1e-9)
+    if rng.random() < 0.5:  # closed first, then a burst that dies away
+        burst[: int(rng.uniform(0.1, 0.6) * size)] = 0.0
+        burst *= np.linspace(1.5, 0.5, size)
+    return burst
 
 
 def singles(folder: Path, n_clips: int, seed: int, shifts: tuple[int, int] = (-3, 13)) -> Sounds:
