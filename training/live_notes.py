@@ -14,7 +14,7 @@ tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core a quarter of an hour, 11 minutes to hear 9.5 hours and 3 to learn; the last bits depend on
+core a quarter of an hour, 11 minutes to hear 9.5 hours and 5 to learn; the last bits depend on
 torch's threads.
 """
 
@@ -68,6 +68,7 @@ WINDOW = 2048
 NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
 FAR_WORTH = 2.0  # and those far away count for so many
+EPOCHS = 12
 AMATEURS_WORTH = 2.5  # of their frames, which are few and hard
 _WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
 _FADES_S = (0.01, 0.045)
@@ -468,7 +469,7 @@ def main() -> None:
         groups.append((1.0, single_notes(options.singles, options.n_singles, options.seed)))
     groups.append((AMATEURS_WORTH, amateurs(options.n_amateurs, options.seed)))
     learned = study(groups, options.seed)
-    layers = fit(*learned, tuple(options.hidden), options.seed, loss_of=surprise)
+    layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)
 
 
