@@ -14,7 +14,8 @@ tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core 10 minutes, 8 to hear 7.7 hours and 2 to learn; the last bits depend on torch's threads.
+core a quarter of an hour, 11 minutes to hear 9.5 hours and 5 to learn; the last bits depend on
+torch's threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,8 @@ WINDOW = 2048
 NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
 FAR_WORTH = 2.0  # and those far away count for so many
+EPOCHS = 12
+AMATEURS_WORTH = 2.5  # of their frames, which are few and hard
 _WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
 _FADES_S = (0.01, 0.045)
 _DURATIONS_S = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
@@ -80,6 +83,9 @@ class TrueNote:
     onset_s: float
     offset_s: float
     midi: float
+
+
+Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
 class Lesson(NamedTuple):
@@ -97,7 +103,7 @@ class Lesson(NamedTuple):
 # -- sound ----------------------------------------------------------------------------------------
 
 
-def melodies(folder: Path, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def melodies(folder: Path, seed: int) -> Sounds:
     """Clips of a rendered folder: each as recorded in its room, then played and recorded anew."""
     for number, clip in enumerate(find_clips(folder)):
         notes, noisy, clean = rendered(clip)
@@ -112,9 +118,7 @@ def rendered(clip: Clip) -> tuple[list[TrueNote], FloatArray, FloatArray | None]
     return notes, *clip.read()
 
 
-def voices(
-    n_clips: int, seed: int, first: int = 100
-) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def voices(n_clips: int, seed: int, first: int = 100) -> Sounds:
     """Synthetic singers, from `first` on, in one to two octaves, who slide and scoop often."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 2, number])
@@ -140,9 +144,7 @@ def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseN
     return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
 
 
-def amateurs(
-    n_clips: int, seed: int, first: int = 1_000
-) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
     """Synthetic singers without training, from `first` on: see `training.voices.waver`.
 
     A note is due from its vowel on, in a scoop too, and after a portamento from halfway.
@@ -193,9 +195,7 @@ def arrival_s(
     return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
 
 
-def single_notes(
-    folder: Path, n_clips: int, seed: int
-) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def single_notes(folder: Path, n_clips: int, seed: int) -> Sounds:
     """Phrases of one instrument's recorded single notes, often repeated, transposed by resampling.
 
     A note's label is the pitch it was meant to have, not the one it was measured at: players and
@@ -445,15 +445,14 @@ def save(layers: list[tuple[FloatArray, FloatArray]], path: Path) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def study(
-    clips: Iterable[tuple[FloatArray, list[TrueNote]]], seed: int
-) -> Lesson:
-    """What is to be learned from all of them."""
+def study(groups: Iterable[tuple[float, Sounds]], seed: int) -> Lesson:
+    """What is to be learned from all clips of groups, each of which counts for so much."""
     hearing = load_bundle(None).load_live_hearing()
-    lessons = [
-        lesson(hearing, sound, notes, np.random.default_rng([seed, 4, number]))
-        for number, (sound, notes) in enumerate(clips)
-    ]
+    number, lessons = count(), []
+    for worth, clips in groups:
+        for sound, notes in clips:
+            part = lesson(hearing, sound, notes, np.random.default_rng([seed, 4, next(number)]))
+            lessons.append(part._replace(worth=np.float32(worth) * part.worth))
     return Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
 
 
@@ -469,13 +468,13 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
     parser.add_argument("--n-amateurs", type=int, default=450, help="phrases sung by amateurs")
     options = parser.parse_args()
-    clips = [voices(options.n_voices, options.seed)]
-    clips += [melodies(folder, options.seed) for folder in options.melodies]
+    groups = [(1.0, voices(options.n_voices, options.seed))]
+    groups += [(1.0, melodies(folder, options.seed)) for folder in options.melodies]
     if options.singles:
-        clips.append(single_notes(options.singles, options.n_singles, options.seed))
-    clips.append(amateurs(options.n_amateurs, options.seed))
-    learned = study(chain.from_iterable(clips), options.seed)
-    layers = fit(*learned, tuple(options.hidden), options.seed, loss_of=surprise)
+        groups.append((1.0, single_notes(options.singles, options.n_singles, options.seed)))
+    groups.append((AMATEURS_WORTH, amateurs(options.n_amateurs, options.seed)))
+    learned = study(groups, options.seed)
+    layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)
 
 

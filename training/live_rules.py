@@ -48,6 +48,7 @@ REGISTERS = {"above A3": (57.5, 25.0, 120.0), "E2 to A3": (39.5, 45.0, 160.0),
 STEPS = {
     "believe": 0.03, "believe_again": 0.05, "believe_ms": 2.5, "believe_periods": 0.25,
     "believe_most": 0.5, "believe_fades": 0.25, "soon_periods": 0.5, "next_semitones": 0.05,
+    "held_ms": 50.0, "held_drifts": 0.25,
     "false_start_ms": 30.0, "false_start_more_ms": 10.0,
 }  # fmt: skip
 PRICES = (1.0, 2.0, 3.0)  # ten percent of strays for coming as late again as is wanted
@@ -178,7 +179,7 @@ def search(clips: list[Played], config: TrackerConfig, price: float) -> TrackerC
         for name, step in STEPS.items():
             for sign in 1.0, -1.0:
                 other = replace(config, **{name: round(getattr(config, name) + sign * step, 4)})
-                if getattr(other, name) < 0.0 or other.believe > 0.98:
+                if getattr(other, name) < 0.0 or other.believe > 0.98 or other.held_drifts > 1.0:
                     continue
                 found = cost(*measure(clips, other), price)
                 if found < least - 0.01:
