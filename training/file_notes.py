@@ -47,6 +47,7 @@ from v3audio.notes import TrackerConfig, file_gate_db
 FloatArray = NDArray[np.float32]
 CLIP_S = 14.0
 RELEASE_S = 0.03  # of a vowel
+SETTLED_S = 0.01  # and so long after a consonant it is there
 FADED_DB = 28.0  # so far below its loudest, a note is over
 BLUR_S = 0.012  # of an onset: half a frame either way is no error
 NEAR_S = 0.035
@@ -190,7 +191,7 @@ def speak(
                 others[part] += closed * 10 ** (rng.uniform(-14, -2) / 20) * hum[part]
             elif kind == NOISE and rng.random() < 0.7:
                 others[part] += loud * closed * _hiss(rng, size)
-            start_s = begins_s + seconds
+            start_s = begins_s + seconds + SETTLED_S
         if joined:
             notes[-1] = TrueNote(before.onset_s, begins_s, before.midi)
         elif start_s - before.offset_s > 0.3 and rng.random() < 0.7:
