@@ -424,7 +424,7 @@ def main() -> None:
     parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
     parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
     parser.add_argument("--hidden", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
