@@ -26,7 +26,7 @@ from scipy import signal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from training.clips import SAMPLE_RATE, find_clips
-from training.live_notes import TrueNote, fit, save, single_phrase, sung
+from training.live_notes import TrueNote, arrival_s, fit, save, single_phrase, sung
 from training.phrases import TICKS_PER_S
 from training.rooms import coloured_noise, degrade
 from v3audio import hear_file
@@ -55,7 +55,7 @@ def melodies(folder: Path) -> Sounds:
             onset_s, midi = n["onset_s"], n["midi"] + n["cents"] / 100
             if notes and onset_s - notes[-1].offset_s < 0.01:
                 points = np.array(contour)
-                onset_s = _arrival_s(points[:, 0], points[:, 1], notes[-1].midi, midi)
+                onset_s = arrival_s(points[:, 0], points[:, 1], notes[-1].midi, midi)
             notes.append(TrueNote(onset_s, n["offset_s"], midi))
         yield clean[: round(CLIP_S * SAMPLE_RATE)], [x for x in notes if x.onset_s < CLIP_S]
 
@@ -81,7 +81,7 @@ def voices(n_clips: int, seed: int) -> Sounds:
                 sound[first : first + length] += loud * coloured_noise(rng, length, 0.5)
             if n.slurred:
                 t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
-                onset_s = _arrival_s(t, n.midi + n.curve, before.midi, midi)
+                onset_s = arrival_s(t, n.midi + n.curve, before.midi, midi)
             elif offset_s - onset_s > 0.2 and rng.random() < hums:
                 # m, n, l: the note is heard to begin with the vowel
                 length = round(float(rng.uniform(0.03, 0.09)) * SAMPLE_RATE)
@@ -100,14 +100,6 @@ def singles(folder: Path, n_clips: int, seed: int) -> Sounds:
         rng = np.random.default_rng([seed, 6, number])
         sound, notes = single_phrase(rng, folder, number, whole=0.2)
         yield sound[: round(CLIP_S * SAMPLE_RATE)], [n for n in notes if n.onset_s < CLIP_S]
-
-
-def _arrival_s(
-    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
-) -> float:
-    """When a slurred note begins: where its pitch is past the middle between the two."""
-    past = (midi - (before + note) / 2) * (note - before) > 0
-    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
 
 
 def ended(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:

@@ -3,18 +3,19 @@
     python -m training.live_notes --melodies data/melodies --melodies data/second \
         --singles ../shared/train -o belief.npz
 
-Three kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
+Four kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
-and phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
-instrument's own attacks and mistuning. The V3 model hears them as it does live and is not touched:
-no label reaches its weights.
+phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
+instrument's own attacks and mistuning, and synthetic amateurs, who are seldom where they mean to
+be. The V3 model hears them as it does live and is not touched: no label reaches its weights.
 
 What was heard up to a frame, and which note was meant in it since when, trains a perceptron. The
 tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core 10 minutes, 8 to hear 7.7 hours and 2 to learn; the last bits depend on torch's threads.
+core a quarter of an hour, 11 minutes to hear 9.5 hours and 5 to learn; the last bits depend on
+torch's threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +35,14 @@ import soxr
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy import signal
 from torch import nn
 
 from training.attacks import speak
 from training.clips import SAMPLE_RATE, Clip, find_clips
 from training.phrases import TICKS_PER_S, PhraseNote, compose
 from training.rooms import coloured_noise, disturb
-from training.voices import VOICE_NOTES, sing
+from training.voices import VOICE_NOTES, sing, waver
 from v3audio.belief import (
     AGES_S,
     HOP_S,
@@ -66,6 +68,8 @@ WINDOW = 2048
 NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
 FAR_WORTH = 2.0  # and those far away count for so many
+EPOCHS = 12
+AMATEURS_WORTH = 2.5  # of their frames, which are few and hard
 _WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
 _FADES_S = (0.01, 0.045)
 _DURATIONS_S = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
@@ -79,6 +83,9 @@ class TrueNote:
     onset_s: float
     offset_s: float
     midi: float
+
+
+Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
 class Lesson(NamedTuple):
@@ -96,7 +103,7 @@ class Lesson(NamedTuple):
 # -- sound ----------------------------------------------------------------------------------------
 
 
-def melodies(folder: Path, seed: int) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def melodies(folder: Path, seed: int) -> Sounds:
     """Clips of a rendered folder: each as recorded in its room, then played and recorded anew."""
     for number, clip in enumerate(find_clips(folder)):
         notes, noisy, clean = rendered(clip)
@@ -111,9 +118,7 @@ def rendered(clip: Clip) -> tuple[list[TrueNote], FloatArray, FloatArray | None]
     return notes, *clip.read()
 
 
-def voices(
-    n_clips: int, seed: int, first: int = 100
-) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def voices(n_clips: int, seed: int, first: int = 100) -> Sounds:
     """Synthetic singers, from `first` on, in one to two octaves, who slide and scoop often."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 2, number])
@@ -139,9 +144,58 @@ def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseN
     return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
 
 
-def single_notes(
-    folder: Path, n_clips: int, seed: int
-) -> Iterator[tuple[FloatArray, list[TrueNote]]]:
+def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
+    """Synthetic singers without training, from `first` on: see `training.voices.waver`.
+
+    A note is due from its vowel on, in a scoop too, and after a portamento from halfway.
+    """
+    hum = signal.butter(2, 600, fs=SAMPLE_RATE, output="sos")
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 8, number])
+        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
+        line = compose(
+            rng,
+            list(range(low, low + int(rng.integers(5, 14)))),
+            14.0,
+            sustained=True,
+            detune_cents=0.0,
+            glides=float(rng.uniform(0.3, 1.3)),
+        )
+        phrase = [n for n in waver(rng, line) if n.offset < 13.9 * TICKS_PER_S]
+        breathier_db = float(rng.uniform(0, 12))
+        length = round(14.0 * SAMPLE_RATE)
+        sound = sing(rng, phrase, first + number, length, SAMPLE_RATE, breathier_db)
+        murmur = signal.sosfilt(hum, sound)
+        hums = float(rng.uniform(0.0, 0.6))
+        notes: list[TrueNote] = []
+        for n in phrase:
+            onset_s, offset_s = n.onset / TICKS_PER_S, n.offset / TICKS_PER_S
+            midi = n.midi + n.cents / 100
+            before = notes[-1] if notes else TrueNote(0.0, 0.0, 0.0)
+            start, later_s = round(onset_s * SAMPLE_RATE), 0.0
+            if not n.slurred and offset_s - onset_s > 0.2 and rng.random() < hums:
+                length = int(rng.integers(480, 1440))
+                part = slice(start, start + length)
+                into = np.linspace(0.0, 1.0, length) ** 4
+                soft = 10 ** (rng.uniform(-14, -2) / 20)
+                sound[part] = into * sound[part] + (1.0 - into) * soft * murmur[part]
+                later_s = length / SAMPLE_RATE
+            if before.offset_s == onset_s and abs(before.midi - midi) > RIGHT_SEMITONES:
+                t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
+                later_s = max(arrival_s(t, n.midi + n.curve, before.midi, midi) - onset_s, later_s)
+            notes.append(TrueNote(onset_s + later_s, offset_s, midi))
+        yield taken(rng, sound, notes, spoken=0.2), notes
+
+
+def arrival_s(
+    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
+) -> float:
+    """When a slurred note begins: where its pitch is past the middle between the two."""
+    past = (midi - (before + note) / 2) * (note - before) > 0
+    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
+
+
+def single_notes(folder: Path, n_clips: int, seed: int) -> Sounds:
     """Phrases of one instrument's recorded single notes, often repeated, transposed by resampling.
 
     A note's label is the pitch it was meant to have, not the one it was measured at: players and
@@ -386,15 +440,14 @@ def save(layers: list[tuple[FloatArray, FloatArray]], path: Path) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def study(
-    clips: Iterable[tuple[FloatArray, list[TrueNote]]], seed: int
-) -> Lesson:
-    """What is to be learned from all of them."""
+def study(groups: Iterable[tuple[float, Sounds]], seed: int) -> Lesson:
+    """What is to be learned from all clips of groups, each of which counts for so much."""
     hearing = load_bundle(None).load_live_hearing()
-    lessons = [
-        lesson(hearing, sound, notes, np.random.default_rng([seed, 4, number]))
-        for number, (sound, notes) in enumerate(clips)
-    ]
+    number, lessons = count(), []
+    for worth, clips in groups:
+        for sound, notes in clips:
+            part = lesson(hearing, sound, notes, np.random.default_rng([seed, 4, next(number)]))
+            lessons.append(part._replace(worth=np.float32(worth) * part.worth))
     return Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
 
 
@@ -408,13 +461,15 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
+    parser.add_argument("--n-amateurs", type=int, default=450, help="phrases sung by amateurs")
     options = parser.parse_args()
-    clips = [voices(options.n_voices, options.seed)]
-    clips += [melodies(folder, options.seed) for folder in options.melodies]
+    groups = [(1.0, voices(options.n_voices, options.seed))]
+    groups += [(1.0, melodies(folder, options.seed)) for folder in options.melodies]
     if options.singles:
-        clips.append(single_notes(options.singles, options.n_singles, options.seed))
-    learned = study(chain.from_iterable(clips), options.seed)
-    layers = fit(*learned, tuple(options.hidden), options.seed, loss_of=surprise)
+        groups.append((1.0, single_notes(options.singles, options.n_singles, options.seed)))
+    groups.append((AMATEURS_WORTH, amateurs(options.n_amateurs, options.seed)))
+    learned = study(groups, options.seed)
+    layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)
 
 

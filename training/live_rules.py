@@ -3,7 +3,8 @@
     python -m training.live_rules --melodies data/judge --singles takes [--belief belief.npz]
 
 Sound that nothing was learned from is heard once: clips of a soundfont kept apart, half of them
-with attacks as players make them, voices never sung before, and phrases of single notes, if given.
+with attacks as players make them, voices never sung before, trained ones and amateurs', and phrases
+of single notes, if given.
 The tracker then plays it under one configuration after another, each threshold moved both ways
 while that lowers the cost: stray note-ons in percent, and how late notes come against what is
 wanted in each register. One line for each price of lateness: the frontier.
@@ -25,6 +26,7 @@ from training.live_notes import (
     RIGHT_SEMITONES,
     FloatArray,
     TrueNote,
+    amateurs,
     hear,
     rendered,
     single_notes,
@@ -37,6 +39,7 @@ from v3audio.notes import FrameNotes, NoteTracker, TrackerConfig
 
 SEED = 1_000  # of what was never learned from
 FIRST_VOICE = 5_000
+N_AMATEURS = 30
 CLIP_S = 20.0
 EARLY_S, LATE_S = 0.05, 0.5  # a note-on this near its true onset can be right
 # Lowest MIDI number of a register, the lateness wanted, and the latest that counts, ms.
@@ -45,6 +48,7 @@ REGISTERS = {"above A3": (57.5, 25.0, 120.0), "E2 to A3": (39.5, 45.0, 160.0),
 STEPS = {
     "believe": 0.03, "believe_again": 0.05, "believe_ms": 2.5, "believe_periods": 0.25,
     "believe_most": 0.5, "believe_fades": 0.25, "soon_periods": 0.5, "next_semitones": 0.05,
+    "held_ms": 50.0, "held_drifts": 0.25,
     "false_start_ms": 30.0, "false_start_more_ms": 10.0,
 }  # fmt: skip
 PRICES = (1.0, 2.0, 3.0)  # ten percent of strays for coming as late again as is wanted
@@ -96,6 +100,7 @@ def kept_apart(folder: Path, singles: Path | None) -> Iterator[tuple[FloatArray,
             sound = taken(np.random.default_rng([SEED, number]), clean, notes)
         yield sound, notes
     yield from voices(16, SEED, FIRST_VOICE)
+    yield from amateurs(N_AMATEURS, SEED, FIRST_VOICE + 100)
     if singles:
         yield from single_notes(singles, 10, SEED)
 
@@ -174,7 +179,7 @@ def search(clips: list[Played], config: TrackerConfig, price: float) -> TrackerC
         for name, step in STEPS.items():
             for sign in 1.0, -1.0:
                 other = replace(config, **{name: round(getattr(config, name) + sign * step, 4)})
-                if getattr(other, name) < 0.0 or other.believe > 0.98:
+                if getattr(other, name) < 0.0 or other.believe > 0.98 or other.held_drifts > 1.0:
                     continue
                 found = cost(*measure(clips, other), price)
                 if found < least - 0.01:

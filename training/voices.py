@@ -6,6 +6,8 @@ same singer everywhere.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
@@ -35,7 +37,12 @@ _TABLE_LENGTH = 8192
 
 
 def sing(
-    rng: np.random.Generator, phrase: list[PhraseNote], voice: int, n_samples: int, sample_rate: int
+    rng: np.random.Generator,
+    phrase: list[PhraseNote],
+    voice: int,
+    n_samples: int,
+    sample_rate: int,
+    breathier_db: float = 0.0,
 ) -> NDArray[np.float32]:
     """Sing a phrase.
 
@@ -45,6 +52,7 @@ def sing(
         voice: which singer (>= 1).
         n_samples: length of the result.
         sample_rate: Hz.
+        breathier_db: by how much there is more breath than this singer usually has.
 
     Returns: (n_samples,) float32, peak about 0.9.
     """
@@ -52,7 +60,7 @@ def sing(
     tract = singer.uniform(0.95, 1.35)  # short tract, high formants
     tilt = singer.uniform(0.9, 1.7)
     jitter, shimmer = singer.uniform(0.001, 0.006), singer.uniform(0.02, 0.1)
-    breath = 10 ** (singer.uniform(-40, -18) / 20)
+    breath = 10 ** ((singer.uniform(-40, -18) + breathier_db) / 20)
     vowels = singer.permutation(len(_VOWELS))[:6]
 
     time = np.arange(n_samples) / sample_rate
@@ -116,6 +124,69 @@ def sing(
     out /= np.sqrt(np.mean(out**2)) + 1e-9
     out += 0.5 * _consonants(rng, phrase, n_samples, sample_rate)
     return (out * (0.9 / max(float(np.abs(out).max()), 1e-9))).astype(np.float32)
+
+
+def waver(rng: np.random.Generator, phrase: list[PhraseNote]) -> list[PhraseNote]:
+    """The phrase as an amateur sings it, slower and never quite in tune.
+
+    Notes are scooped into slowly or reached by a portamento, drift, waver and fall at their ends.
+    Their `cents` then say where they settle.
+    """
+    tempo, tuning = rng.uniform(1.0, 2.2), rng.normal(0, 0.2)
+    astray = rng.uniform(0.02, 0.2)  # semitones that single notes are out of tune
+    drifts, scoops, falls = rng.uniform(0.05, 0.4), rng.uniform(0.1, 0.8), rng.uniform(0.0, 0.5)
+    trembles = rng.uniform(0.1, 0.8) if rng.random() < 0.5 else 0.0
+    end = round(tempo * phrase[-1].offset) + 1 if phrase else 1
+    # From half a hertz up, as below that it is drift.
+    rough = signal.butter(1, (0.5, 20.0), "bandpass", fs=TICKS_PER_S, output="sos")
+    unsteady = signal.sosfilt(rough, np.cumsum(rng.normal(size=end)))
+    unsteady *= rng.uniform(0.05, 0.25) / max(float(unsteady.std()), 1e-9)
+    sung: list[PhraseNote] = []
+    for i, note in enumerate(phrase):
+        onset, offset = round(tempo * note.onset), round(tempo * note.offset)
+        t = np.arange(offset - onset + 1) / TICKS_PER_S
+        before = sung[-1] if sung and sung[-1].offset == onset else None
+        rests = i + 1 == len(phrase) or phrase[i + 1].onset > note.offset
+        curve = np.clip(tuning + rng.normal(0, astray), -0.45, 0.45) + unsteady[onset:][: len(t)]
+        curve += rng.uniform(-1, 1) * drifts * (t / t[-1] - 0.5)
+        curve += rng.uniform(-0.5, 0.5) * drifts * np.sin(np.pi * t / t[-1])
+        if t[-1] > 0.3:
+            curve += trembles * _tremble(rng, t)
+        into = (0.0, 0.0)  # semitones, seconds
+        if before and (note.slurred or rng.random() < 0.6):
+            from_here = before.midi + before.curve[-1] - note.midi - curve[0]
+            into = from_here, float(rng.uniform(0.06, 0.25))
+        elif rng.random() < scoops:
+            into = _scoop(rng)
+        seconds = min(into[1], 0.6 * t[-1])
+        if seconds:
+            bent = np.clip(t / seconds, 0.0, 1.0) ** np.exp(rng.uniform(-0.7, 0.7))
+            curve += into[0] * (0.5 + 0.5 * np.cos(np.pi * bent))
+        fall_s = 0.0
+        if rests and t[-1] > 0.25 and rng.random() < falls:
+            fall_s = float(rng.uniform(0.05, 0.25 * min(t[-1], 1.0)))
+            fall = np.clip((t - t[-1] + fall_s) / fall_s, 0.0, 1.0) ** rng.uniform(1.0, 2.5)
+            curve += rng.uniform(-3.0, 0.3) * fall
+        settled = curve[(t >= seconds) & (t <= t[-1] - fall_s)]
+        cents = 100.0 * float(np.median(settled))
+        sung.append(replace(note, onset=onset, offset=offset, cents=cents, curve=curve))
+    return sung
+
+
+def _scoop(rng: np.random.Generator) -> tuple[float, float]:
+    """From how far away, in semitones, a note is taken, and in how many seconds."""
+    depth = np.exp(rng.uniform(np.log(0.3), np.log(3.0)))
+    seconds = np.exp(rng.uniform(np.log(0.08), np.log(0.4)))
+    return float(-depth if rng.random() < 0.85 else 0.4 * depth), float(seconds)
+
+
+def _tremble(rng: np.random.Generator, t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A vibrato whose rate and depth wander, at most about 1 deep."""
+    knots = np.arange(0.0, t[-1] + 0.25, 0.25)
+    hz = np.interp(t, knots, rng.uniform(3.5, 7.0) + rng.normal(0, 0.6, len(knots)))
+    deep = np.interp(t, knots, rng.uniform(0.2, 1.0, len(knots)))
+    swell = np.clip((t - rng.uniform(0.0, 0.4)) / 0.2, 0.0, 1.0)
+    return np.asarray(deep * swell * np.sin(2 * np.pi * np.cumsum(hz) / TICKS_PER_S))
 
 
 def _formants(

@@ -64,10 +64,15 @@ _FLOOR_DB = -90.0
 
 
 class Sounding(NamedTuple):
-    """What the tracker plays: `note`, -1 for nothing, which began so many `frames` ago."""
+    """What the tracker plays.
+
+    note: -1 for nothing. frames: since it began. drifts: 0..1, how far its neighbour semitone is
+    taken for its own drift, unless a note began since.
+    """
 
     note: int
     frames: int
+    drifts: float = 0.0
 
 
 class NoteBelief:
@@ -165,15 +170,19 @@ class NoteBelief:
         meant, ages = self.beliefs()
         chances = [*meant[:OTHER], 0.0, meant[OTHER]]
         if now.note >= 0:
-            same = 0.0
-            for kind in range(OTHER):
-                if note_named(kind, self._heard[0]) == now.note:
-                    same, chances[kind] = same + meant[kind], 0.0
             age_s = now.frames * HOP_S
             since = sum(
                 chance * min(max((age_s - low) / (high - low), 0.0), 1.0)
                 for chance, low, high in zip(ages, (0.0, *AGES_S), AGES_S, strict=False)
             )
+            same = 0.0
+            for kind in range(OTHER):
+                apart = abs(note_named(kind, self._heard[0]) - now.note)
+                if apart == 0:
+                    same, chances[kind] = same + meant[kind], 0.0
+                elif apart == 1:
+                    chances[kind] *= 1.0 - now.drifts * (1.0 - since)
+                    chances[NOTHING] += meant[kind] - chances[kind]
             chances[REPEAT] = same * since
             chances[NOTHING] += same * (1.0 - since)
         return chances

@@ -178,13 +178,17 @@ class TrackerConfig:
     believe_most: float = 5.5  # and the highest that are believed
     believe_fades: float = 1.5  # a frame that names nothing takes so much of its time away
     believe_ms: float = 8.0
-    believe_periods: float = 0.5
+    believe_periods: float = 0.2
     # Periods more for a change so soon after a note-on.
     soon_periods: float = 0.5
     soon_ms: float = 125.0
     # The next semitone is another note once the pitch stands so far from the sounding one: a note
     # out of tune may be called by either name, but not by one after the other.
     next_semitones: float = 0.65
+    # A note held so long rather drifts there than gives way: so much of the neighbour's chance
+    # counts only if a note began since.
+    held_ms: float = 200.0
+    held_drifts: float = 0.25
     # A note that another replaced within `false_start_ms` was a false start, as when a reed first
     # speaks an octave up. It may do so again: next time that note waits for as long as it lasted.
     false_start_ms: float = 100.0
@@ -469,7 +473,8 @@ class NoteTracker:
         if note >= 0 and steady:  # the belief would be asked in vain
             self._rival_ms = max(self._rival_ms - hop, 0.0)
             return self._bend(pitch, confidence, sample)
-        chances = self._belief.probabilities(Sounding(note, self._frames))
+        drifts = c.held_drifts if self._age_ms >= c.held_ms else 0.0
+        chances = self._belief.probabilities(Sounding(note, self._frames, drifts))
         named, sure = -1, 0.0
         for kind in range(NOTHING):
             if chances[kind] > sure:

@@ -650,6 +650,31 @@ def test_a_note_named_from_its_overtone_begins_in_tune():
     assert (on.kind, on.note, on.cents) == ("on", 57, 0.0)
 
 
+class Told(belief.NoteBelief):
+    """A belief that is sure of the heard pitch, and is told how old its note is."""
+
+    age = len(belief.AGES_S)
+
+    def beliefs(self):
+        ages = [0.0] * (len(belief.AGES_S) + 1)
+        ages[self.age] = 1.0
+        meant = [0.0] * (belief.OTHER + 1)
+        meant[HERE], meant[belief.OTHER] = 0.97, 0.03
+        return meant, ages
+
+
+@pytest.mark.parametrize(("age", "named"), [(0, [60, 61]), (len(belief.AGES_S), [60])])
+def test_a_held_note_drifts_to_its_neighbour_unless_a_note_began(age, named):
+    config = replace(TrackerConfig(), held_ms=200.0, held_drifts=1.0)
+    told, found = Told(), []
+    tracker = NoteTracker(config, HOP_S, told)
+    for k, pitch in enumerate([60.0] * 60 + [60.8] * 60):
+        told.age = Told.age if k < 60 else age
+        frame = FrameNotes(-20.0, 1.0, 0.95, pitch, 0.95, brief_db=-20.0, **NO_ARRAYS)
+        found += [e.note for e in tracker.step(frame, k) if e.kind == "on"]
+    assert found == named
+
+
 def test_a_false_start_is_waited_for_the_next_time():
     false_start = [(69.0, {HERE: 0.9})] * 12 + [(57.0, {HERE: 0.95})] * 60
     once = scripted(false_start)
@@ -799,7 +824,7 @@ def test_probabilities_are_probabilities(heard):
         numbers = f.level_db, f.brief_db, f.onset, f.periodicity, f.confidence
         rule.hear(f.position, f.views, f.pitch_midi, 0.0, numbers, 0.0)
         for sounding in (-1, 0, 60, 127):
-            chances = rule.probabilities(belief.Sounding(sounding, 10))
+            chances = rule.probabilities(belief.Sounding(sounding, 10, 0.5))
             assert len(chances) == belief.NOTHING + 1
             assert sum(chances) == pytest.approx(1.0)
             assert min(chances) >= 0.0

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from training import file_notes
+from training import file_notes, live_notes
 from training.clips import SAMPLE_RATE
 from training.live_notes import TrueNote
 from training.rooms import degrade
@@ -32,7 +32,7 @@ def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
 def test_a_slur_begins_past_the_middle_of_its_glide():
     time_s = np.linspace(1.0, 1.2, 101)
     midi = np.interp(time_s, [1.0, 1.1], [60.0, 63.0])
-    assert file_notes._arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
+    assert live_notes.arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
 
 
 def test_far_sound_is_not_delayed_and_never_clips():

@@ -1,10 +1,14 @@
 """Learning the live belief: which note is meant, and a lesson from a sung phrase."""
 
+from itertools import chain, pairwise
+
 import numpy as np
 import pytest
 
 from training import live_notes
 from training.live_notes import TrueNote, due_classes
+from training.phrases import TICKS_PER_S, compose
+from training.voices import waver
 from v3audio import belief
 from v3audio.belief import AGES_S, NEIGHBOUR, NOTHING, OFFSETS, OTHER, NoteBelief
 from v3audio.bundle import load_bundle
@@ -74,6 +78,26 @@ def test_fit_learns_what_is_due():
         x = np.maximum(x @ weight + bias, 0)
     scores = x @ layers[-1][0] + layers[-1][1]
     assert np.mean(truth[np.arange(4000), scores.argmax(1)]) > 0.85
+
+
+def test_an_amateurs_note_is_due_where_it_settles():
+    (sound, notes), (again, _) = (next(live_notes.amateurs(1, seed=3)) for _ in range(2))
+    assert np.array_equal(sound, again) and len(sound) == 14 * live_notes.SAMPLE_RATE
+    assert len(notes) > 5
+    assert all(a.offset_s <= b.onset_s < b.offset_s for a, b in pairwise(notes))
+    off = np.array([n.midi - round(n.midi) for n in notes])
+    assert np.abs(off).max() > 0.02 and np.ptp(off) > 0.02  # not in tune, and not evenly out of it
+
+
+def test_amateurs_scoop_far_and_slowly():
+    rng = np.random.default_rng(1)
+    line = compose(rng, list(range(55, 63)), 14.0, sustained=True, detune_cents=0.0, glides=1.0)
+    away_s = []
+    for note in chain.from_iterable(waver(rng, line) for _ in range(20)):
+        assert len(note.curve) == note.offset - note.onset + 1
+        first = note.curve[: round(0.4 * TICKS_PER_S)] - note.cents / 100
+        away_s.append(np.mean(np.abs(first) > 0.6) * len(first) / TICKS_PER_S)
+    assert np.percentile(away_s, 90) > 0.06
 
 
 def test_single_notes_need_their_manifest(tmp_path):
