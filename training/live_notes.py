@@ -210,11 +210,16 @@ def single_notes(folder: Path, n_clips: int, seed: int) -> Sounds:
 
 
 def single_phrase(
-    rng: np.random.Generator, folder: Path, number: int, whole: float = 0.0
+    rng: np.random.Generator,
+    folder: Path,
+    number: int,
+    whole: float = 0.0,
+    shifts: tuple[int, int] = (-3, 13),
 ) -> tuple[FloatArray, list[TrueNote]]:
     """A clean phrase of the single notes of the instrument whose turn `number` is.
 
-    `whole` is the share of notes that are left to end as they did.
+    `whole` is the share of notes that are left to end as they did; `shifts` bound the semitones by
+    which all are transposed.
 
     Raises: ConfigError if the folder has no manifest.json.
     """
@@ -230,7 +235,7 @@ def single_phrase(
         instruments.setdefault(str(Path(note["file"]).parent), []).append(note)
     group = list(instruments.values())[number % len(instruments)]
     by_pitch = sorted(group, key=lambda note: int(note["midi"]))
-    shift, cents = int(rng.integers(-3, 13)), float(rng.normal(0, 8))
+    shift, cents = int(rng.integers(*shifts)), float(rng.normal(0, 8))
     at_s, index = 0.2, int(rng.integers(len(by_pitch)))
     notes, parts = [], []
     for _ in range(int(rng.integers(22, 29))):

@@ -6,7 +6,7 @@
 
 RUNS  ?= runs/shipped
 TAKES ?= ../shared/train
-# A second soundfont, for playing live: that of Debian's musescore-general-soundfont.
+# A second soundfont, for notes live and of files: that of Debian's musescore-general-soundfont.
 SECOND ?= /usr/share/sounds/sf3/MuseScore_General.sf3
 SEEN   = $(RUNS)/sound
 MODEL  = presets/models/default
@@ -56,6 +56,7 @@ $(RUNS)/.belief: $(RUNS)/.named $(RUNS)/.second
 		-o v3audio/belief.npz
 	$(DONE)
 
-$(RUNS)/.onsets: $(RUNS)/.named
-	$(LEARN).file_notes --melodies $(SEEN)/melodies --singles $(TAKES) -o v3audio/onsets.npz
+$(RUNS)/.onsets: $(RUNS)/.named $(RUNS)/.second
+	$(LEARN).file_notes --melodies $(SEEN)/melodies --melodies $(SEEN)/second --singles $(TAKES) \
+		-o v3audio/onsets.npz
 	$(DONE)

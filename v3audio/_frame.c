@@ -41,7 +41,7 @@ EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 EXPORT void *PyInit__frame_avx512(void) { return 0; }
 
-EXPORT int version(void) { return 5; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 6; } /* of the functions below; see `compiled.VERSION` */
 
 /* What this processor can do: 0 nothing special, 1 AVX2, 2 AVX-512 too. */
 EXPORT int level(void)
@@ -1187,9 +1187,9 @@ EXPORT void believe(const belief *b, int at, double pitch, double level, double 
     perceive(b);
 }
 
-/* `notes._dearest_path`: n_frames of evidence for n_states, the price of a change; score begins
+/* `notes._dearest_path`: n_frames of evidence for n_states, the price of a change in each; score begins
  * with the first frame's evidence; stay: room for as many as there is evidence. */
-EXPORT void dearest_path(int n_frames, int n_states, const float *evidence, float price,
+EXPORT void dearest_path(int n_frames, int n_states, const float *evidence, const float *price,
                          double *score, uint8_t *stay, int64_t *path)
 {
     int64_t state = 0;
@@ -1203,7 +1203,7 @@ EXPORT void dearest_path(int n_frames, int n_states, const float *evidence, floa
         path[t] = top;
         evidence += n_states;
         stay += n_states;
-        const double arrive = score[top] - price;
+        const double arrive = score[top] - price[t];
         for (int s = 0; s < n_states; s++) {
             stay[s] = score[s] >= arrive;
             score[s] = (score[s] >= arrive ? score[s] : arrive) + evidence[s];

@@ -25,6 +25,7 @@ from v3audio.errors import ConfigError
 from v3audio.geometry import Geometry
 from v3audio.live_hearing import Heard
 from v3audio.notes import Note, TrackerConfig, decode_notes, file_gate_db
+from v3audio.onsets import N_TRAITS
 from v3audio.streaming import ANALYSIS_RATE, Framer, StreamingResampler, check_sample_rate
 from v3audio.threads import one_thread
 
@@ -184,6 +185,7 @@ class Frames(NamedTuple):
     confidence: Samples
     top_notes: NDArray[np.uint8]  # (T, N_KEPT)
     top_probs: NDArray[np.float16]  # (T, N_KEPT)
+    traits: NDArray[np.uint8]  # (T, N) `onsets.traits`; zero where the hearing tells none
 
     @property
     def note_probs(self) -> Samples:
@@ -198,7 +200,7 @@ class Frames(NamedTuple):
 
 
 class KeptFrames:
-    """Collects frames in 56 bytes each: 40 MB for two hours, and at most twice that in room.
+    """Collects frames in 100 bytes each: 72 MB for two hours, and at most twice that in room.
 
     In a few large columns that double, rather than in small parts: those would lie scattered
     between the passing arrays of each batch and keep the heap from ever shrinking.
@@ -209,7 +211,8 @@ class KeptFrames:
         none = np.zeros(0, np.float32)
         top = np.zeros((0, N_KEPT))
         self._room = Frames(
-            none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16)
+            none, none, none, none, none, top.astype(np.uint8), top.astype(np.float16),
+            np.zeros((0, N_TRAITS), np.uint8),
         )
 
     def add(self, heard: Heard) -> None:
@@ -223,6 +226,7 @@ class KeptFrames:
             heard.confidence,
             top,
             probs,
+            np.zeros(1, np.uint8) if heard.traits is None else heard.traits,
         )
         end = self._n + len(top)
         if end > len(self._room.level_db):

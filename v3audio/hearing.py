@@ -21,7 +21,7 @@ from v3audio.kernels import (
     PEAK_BINS,
     onset_bands,
 )
-from v3audio.live_hearing import N_NOTES, Heard, fine_pitch
+from v3audio.live_hearing import N_NOTES, Heard, fine_pitch, traits_of
 from v3audio.model import V3Model
 
 
@@ -54,13 +54,17 @@ class Hearing:
         level_db, onset, periodicity, pitch_midi, confidence = (
             column.cpu().numpy() for column in self._place(x, views, encoded.position)
         )
+        lag, position = views.lag.cpu().numpy(), encoded.position.cpu().numpy()
+        fine_midi = fine_pitch(lag, pitch_midi, self.geometry)
+        seen = torch.stack(list(views), 1).cpu().numpy()
         return Heard(
             level_db, onset, periodicity, pitch_midi, confidence,
             note_probs=note_probs.cpu().numpy(),
             code=squares.argmin(-1).cpu().numpy(),
-            content=encoded.position.cpu().numpy(),
+            content=position,
             style=encoded.style.cpu().numpy(),
-            fine_midi=fine_pitch(views.lag.cpu().numpy(), pitch_midi, self.geometry),
+            fine_midi=fine_midi,
+            traits=traits_of(seen, position, fine_midi, self.geometry),
         )  # fmt: skip
 
     def live(self, x: Tensor) -> Tensor:

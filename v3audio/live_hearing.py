@@ -22,7 +22,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
-from v3audio import compiled
+from v3audio import compiled, onsets
 from v3audio.code_map import CodeMap
 from v3audio.fft import turn
 from v3audio.geometry import (
@@ -78,6 +78,7 @@ class Heard(NamedTuple):
     content: NDArray[np.float32]  # (T, P) content distribution over positions
     style: NDArray[np.float32]  # (T, D) z_s; (T, 0) where it was not asked for
     fine_midi: NDArray[np.float32] | None = None  # (T,) `fine_pitch`
+    traits: NDArray[np.uint8] | None = None  # (T, N) `onsets.traits`
 
 
 class LiveHearing:
@@ -163,7 +164,7 @@ class LiveHearing:
             windows: they may overlap in memory, as a framed recording does.
             style: whether to work out the style too.
         """
-        numbers, position, views = self._arrays(windows, views=style)
+        numbers, position, views = self._arrays(windows, views=True)
         note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
@@ -172,6 +173,7 @@ class LiveHearing:
         return Heard(
             level_db, onset, periodicity, pitch_midi, confidence, note_probs, code,
             position, styles, fine_midi,
+            onsets.traits(views, _BELOW, position, fine_midi, self._geometry),
         )  # fmt: skip
 
     def _arrays(
@@ -523,6 +525,14 @@ def fine_pitch(
     place = g.midi_low + (top[:, 0] + beside) / g.bins_per_semitone
     is_peak &= np.abs(place - pitch_midi) <= (reach + 0.5) / g.bins_per_semitone
     return np.where(is_peak, place, pitch_midi).astype(np.float32)
+
+
+def traits_of(
+    views: FloatArray, position: FloatArray, fine_midi: FloatArray, g: Geometry
+) -> NDArray[np.uint8]:
+    """`onsets.traits` of (T, 3, F) views without zeros around."""
+    padded = np.pad(views, ((0, 0), (0, 0), (_BELOW, _ABOVE)))
+    return onsets.traits(padded, _BELOW, position, fine_midi, g)
 
 
 def _partials(weights: Weights) -> tuple[FloatArray, FloatArray]:

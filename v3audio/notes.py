@@ -226,14 +226,15 @@ class TrackerConfig:
     rumble_wander: float = 0.1
 
     # -- Files: which note sounds. Evidence in nats per 10 ms.
-    prob_mix: float = 0.3  # weight of note_probs against the fine pitch
-    evidence_floor: float = 0.02  # a frame may speak against a note by a factor of 50 at most
+    prob_mix: float = 0.15  # weight of note_probs against what is learned
+    evidence_floor: float = 0.15  # a frame may speak against a note by a factor of 50 at most
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
-    plain_odds: float = 2.0  # ...at these log odds (`v3audio.onsets`)
-    switch_nats: float = 10.0  # price of a change of note: about 30 ms of plain evidence each way
+    plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
+    switch_nats: float = 15.0  # price of a change of note...
+    onset_eases: float = 0.75  # ...of which a sure onset or end takes this share off
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer, low strings for so many periods more.
-    flicker_ms: float = 90.0
+    flicker_ms: float = 70.0
     octave_flicker_ms: float = 150.0
     flicker_periods: float = 4.0
     glide_ms: float = 110.0  # a shorter piece whose pitch moves through is part of a glide
@@ -257,10 +258,10 @@ class TrackerConfig:
     # this, is an echo. Played repeats fall by 7 to 30 dB, few of the softer ones by under 4.
     echo_softer_db: float = 2.0
     echo_fall_db: float = 2.5
-    onset_chance: float = 0.1
-    lookback_ms: float = 120.0
+    onset_chance: float = 0.2
+    lookback_ms: float = 90.0
     lookback_periods: float = 4.0
-    legato_delay_ms: float = 30.0
+    legato_delay_ms: float = 20.0
     attack_window_ms: float = 120.0  # in which the velocity is read
 
 
@@ -729,11 +730,15 @@ def decode_notes(
 
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
     gate_db = file_gate_db(level, c)
-    begins, chance, sounds = onsets.hear(
-        level, onset, periodicity, pitch, confidence, gate_db, hop_s
+    note_probs = np.nan_to_num(np.asarray(heard.note_probs, np.float32))
+    traits = getattr(heard, "traits", None)
+    told = onsets.hear(
+        level, onset, periodicity, pitch, confidence, note_probs, traits, gate_db, hop_s
     )
+    begins, chance, ends, sounds, which = told
     sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
-    path = _note_path(heard, pitch, sounds, held - gate_db, hop_s, c)
+    changes = np.maximum(chance, ends)
+    path = _note_path(note_probs, pitch, which, sounds, changes, held - gate_db, hop_s, c)
     begins[chance < c.onset_chance] = 0.0
     attacks = [_Attack(k, float(chance[k])) for k in _peaks(begins, frames(50.0), 1e-3)]
     pieces = _split_repeats(_pieces(path), attacks, level, frames, c)
@@ -784,17 +789,19 @@ def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:
 
 
 def _note_path(
-    heard: HeardArrays,
+    note_probs: FloatArray,
     pitch: FloatArray,
+    which: FloatArray,
     sounds: FloatArray,
+    changes: FloatArray,
     above_gate_db: FloatArray,
     hop_s: float,
     c: TrackerConfig,
 ) -> NDArray[np.int64]:
     """Most likely note of each frame (128 = silence): Viterbi where any change costs the same.
 
-    With one price for every change the step is O(states): stay, or come from the best state and
-    pay.
+    A change costs less where a note is likely to begin or end. With one price for every change the
+    step is O(states): stay, or come from the best state and pay.
     """
     n_frames = len(pitch)
     sounding = np.minimum(
@@ -805,31 +812,41 @@ def _note_path(
     if not (sounding > 0.0).any():
         return path
     # Only the range in which something sounds: a voice spans a few octaves of the eleven.
-    spans = pitch[sounding > 0.0]
+    could_be = onsets.candidates(pitch, hop_s)
+    sure = (which[:, :-1] > 0.1) & (sounding > 0.0)[:, None]
+    spans = could_be[sure] if sure.any() else pitch[sounding > 0.0]
     low = int(np.clip(np.floor(spans.min()) - 1, 0, N_NOTES - 1))
     high = int(np.clip(np.ceil(spans.max()) + 2, low + 1, N_NOTES))
     evidence = np.zeros((n_frames, high - low + 1), np.float32)  # in place: memory is what it costs
     mixed = evidence[:, :-1]
-    np.subtract(np.arange(low, high), pitch[:, None], out=mixed, casting="same_kind")
-    mixed *= mixed
-    mixed *= -2.0  # Gaussian of half a semitone around the fine pitch
-    np.exp(mixed, out=mixed)
-    mixed *= (1.0 - c.prob_mix) / (mixed.sum(1, keepdims=True) + 1e-9)
-    mixed += c.prob_mix * np.nan_to_num(np.asarray(heard.note_probs[:, low:high], np.float32))
+    # A pitch between two notes speaks for both.
+    below = np.floor(could_be)
+    share = could_be - below
+    at = below.astype(np.intp) - low
+    of_frame = np.arange(n_frames)[:, None] * evidence.shape[1]
+    for k, part in ((at, 1.0 - share), (at + 1, share)):
+        inside = (k >= 0) & (k < high - low)
+        mixed += np.bincount(
+            (of_frame + k)[inside], (part * which[:, :-1])[inside], evidence.size
+        ).reshape(evidence.shape)[:, :-1]
+    mixed += (which[:, -1:] + c.prob_mix) * note_probs[:, low:high]
     mixed /= mixed.max(1, keepdims=True) + 1e-9
     np.maximum(mixed, c.evidence_floor, out=mixed)
     np.log(mixed, out=mixed)
     mixed += c.voiced_gain * sounding[:, None].astype(np.float32)
     evidence *= hop_s / 0.01  # so that the hop does not change the balance with the price
-    path = _dearest_path(evidence, c.switch_nats)
+    # The pitch turns up to some time after the onset.
+    eased = _max_ahead(_max_back(changes, round(0.06 / hop_s)), round(0.02 / hop_s))
+    price = c.switch_nats * (1.0 - c.onset_eases * eased)
+    path = _dearest_path(evidence, price.astype(np.float32))
     silent = path == high - low
     path += low
     path[silent] = N_NOTES
     return path
 
 
-def _dearest_path(evidence: NDArray[np.float32], price: float) -> NDArray[np.int64]:
-    """The states (T,) whose evidence (T, S), less a price for each change, adds up to most."""
+def _dearest_path(evidence: NDArray[np.float32], price: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The states (T,) whose evidence (T, S), less the price (T,) of a change, adds up to most."""
     n_frames, n_states = evidence.shape
     score = evidence[0].astype(np.float64)
     stay = np.zeros(evidence.shape, dtype=bool)
@@ -839,7 +856,7 @@ def _dearest_path(evidence: NDArray[np.float32], price: float) -> NDArray[np.int
         return path
     for t in range(1, n_frames):
         path[t] = top = score.argmax()
-        arrive = score[top] - price
+        arrive = score[top] - price[t]
         np.greater_equal(score, arrive, out=stay[t])
         np.maximum(score, arrive, out=score)
         score += evidence[t]

@@ -272,7 +272,7 @@ def _n_leading(x: NDArray[np.bool_]) -> int:
 def hear_score(sound: FileSound, hearing: HearingPart, progress: Progress | None = None) -> Score:
     """Hear a recording from its beginning to its end, and lay out what to play of it.
 
-    Of two hours 70 MB are kept.
+    Of two hours 100 MB are kept.
 
     Args:
         sound: the recording.

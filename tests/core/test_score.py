@@ -9,6 +9,7 @@ import pytest
 
 from v3audio.hear_file import HOP_S, N_KEPT, Frames, open_sound
 from v3audio.notes import Note
+from v3audio.onsets import N_TRAITS
 from v3audio.score import LAG_PERIODS, LAG_S, STEP_S, Score, _Levels
 from v3audio.units import midi_to_hz
 from v3audio.voice import Played
@@ -31,7 +32,8 @@ def heard(duration_s: float, pitch: Function, level_db: Function, midi: float) -
     ones, zeros = np.ones(n, np.float32), np.zeros(n, np.float32)
     top = np.zeros((n, N_KEPT))
     return Frames(level_db(at_s), zeros, ones, pitch(at_s).astype(np.float32), ones,
-                  top.astype(np.uint8), top.astype(np.float16))  # fmt: skip
+                  top.astype(np.uint8), top.astype(np.float16),
+                  np.zeros((n, N_TRAITS), np.uint8))  # fmt: skip
 
 
 def note(onset_s: float, offset_s: float, midi: int) -> Note:

@@ -1,6 +1,7 @@
 """What teaches the file decoder where notes begin and end, and that it has learned it."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,15 +10,22 @@ from training import file_notes, live_notes
 from training.clips import SAMPLE_RATE
 from training.live_notes import TrueNote
 from training.rooms import degrade
-from v3audio import belief, hear_file, onsets
+from v3audio import hear_file, onsets
 from v3audio.notes import TrackerConfig
 
 
 def test_what_is_due_in_each_frame():
-    rows = file_notes.due(60, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
+    pitch = np.full(60, 60.0)
+    pitch[20:30] = 72.0  # heard an octave high
+    rows = file_notes.due(pitch, [TrueNote(0.1, 0.3, 60.0), TrueNote(0.3, 0.5, 62.0)])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 0] == 1.0), [10, 30])
     np.testing.assert_array_equal(np.flatnonzero(rows[:, 1]), [*range(7, 14), *range(27, 34)])
-    np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), np.arange(10, 50))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 2]), [*range(27, 34), *range(47, 54)])
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, 3]), np.arange(10, 50))
+    heard, below = (onsets.N_PLAIN + onsets.INTERVALS.index(k) for k in (0, -12))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, heard]), np.arange(10, 20))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, below]), np.arange(20, 30))
+    np.testing.assert_array_equal(np.flatnonzero(rows[:, -1]), np.arange(30, 50))
 
 
 def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
@@ -27,6 +35,14 @@ def test_a_note_ends_where_its_sound_has_faded_or_another_begins():
     got = file_notes.ended(sound.astype(np.float32), notes)
     assert [n.onset_s for n in got] == [0.0, 0.5, 1.2]
     assert [n.offset_s for n in got] == pytest.approx([0.5, 1.2, 1.9], abs=0.03)
+
+
+def test_amateurs_vowels_stand_apart_from_their_consonants():
+    (sound, notes), (again, _) = (next(file_notes.amateurs(1, seed=3)) for _ in range(2))
+    assert np.array_equal(sound, again) and np.abs(sound).max() <= 1.0
+    assert len(notes) > 5
+    assert all(a.onset_s < a.offset_s <= b.onset_s for a, b in pairwise(notes))
+    assert any(0.03 < b.onset_s - a.offset_s < 0.2 for a, b in pairwise(notes))
 
 
 def test_a_slur_begins_past_the_middle_of_its_glide():
@@ -63,9 +79,10 @@ def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
         return ((sound[:48_000], notes) for sound, notes in voices(n_clips, seed))
 
     monkeypatch.setattr(file_notes, "voices", short)
-    monkeypatch.setattr(file_notes, "BATCH", 64)
-    monkeypatch.setattr(sys, "argv", ["file_notes", "--n-voices", "2", "-o", str(out)])
+    monkeypatch.setattr(file_notes, "BATCH", 2)
+    few = ["--n-voices", "2", "--n-amateurs", "1", "--n-silences", "1", "--times", "1"]
+    monkeypatch.setattr(sys, "argv", ["file_notes", *few, "-o", str(out)])
     file_notes.main()
-    shapes = [weight.shape for weight, _ in belief.load_layers(out)]
+    shapes = [weight.shape for weight, _ in onsets.load_layers(out)]
     assert shapes == [weight.shape for weight, _ in onsets.shipped()]
-    assert shapes[0][0] == onsets.N_FEATURES
+    assert shapes[0] == (onsets.N_INPUTS,)
