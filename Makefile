@@ -1,5 +1,6 @@
 # make demo   install into .venv, then turn a shipped recording into MIDI and another timbre
-# make test   install with the development tools, then lint, types, import directions and tests
+# make test   install with the development tools, then lint, types, import directions and tests;
+#             the fast ones alone: PYTEST_ARGS='-m "not slow"'
 # make model  learn all that ships, from nothing (training/model.mk)
 
 VENV   ?= .venv

@@ -329,8 +329,13 @@ def release_times(notes: Sequence[Note], level_db: Samples) -> list[float]:
     times = []
     ends = [round(note.onset_s / HOP_S) for note in notes[1:]] + [len(level_db)]
     for note, end in zip(notes, ends, strict=True):
-        first = round(note.offset_s / HOP_S)
-        held_db = level_db[max(first - 3, 0) : first + 1].max(initial=-np.inf)
+        # a note's end is heard up to a quarter of a second after it was let go
+        last = round(note.offset_s / HOP_S)
+        near = level_db[max(last - 25, round(note.onset_s / HOP_S)) : last + 1]
+        if not len(near):
+            continue
+        held_db = near.max()
+        first = last - len(near) + 1 + int(np.flatnonzero(near > held_db - 3.0)[-1])
         fallen = np.flatnonzero(level_db[first:end] < held_db - 20.0)
         if len(fallen):
             times.append(3.0 * HOP_S * float(fallen[0]))

@@ -41,6 +41,7 @@ def test_the_demo_gives_notes_and_another_timbre(
     assert np.abs(np.corrcoef(x, y)[0, 1]) < 0.9  # and not the recording itself
 
 
+@pytest.mark.slow
 def test_your_own_recording_gets_a_page(
     run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

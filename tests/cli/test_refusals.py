@@ -120,6 +120,7 @@ main()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "capture"])
+@pytest.mark.slow
 def test_a_full_disk(
     instrument: Bundle, home: Path, write_sound: WriteSound, tmp_path: Path, command: str
 ) -> None:

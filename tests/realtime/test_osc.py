@@ -598,6 +598,7 @@ def test_a_flood_is_survived_and_its_last_value_stands(
     client.until_pong()
 
 
+@pytest.mark.slow
 def test_100000_random_and_mutated_datagrams(desk: Desk, actions: Any) -> None:
     """Straight into the handler; what is valid is obeyed, nothing is raised, nothing grows."""
     server = OscServer("127.0.0.1", 0, desk, actions)

@@ -70,6 +70,7 @@ def test_voices_never_heard_are_followed_from_afar():
     assert right / found > 0.7
 
 
+@pytest.mark.slow
 def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
     out = tmp_path / "onsets.npz"
     voices = file_notes.voices

@@ -131,6 +131,7 @@ def test_spectra_peak_at_the_pitch(short_files: None, note: int) -> None:
 
 
 @pytest.mark.fluidsynth
+@pytest.mark.slow
 def test_insnotes_are_the_same_again_and_play_their_notes(
     short_files: None, tmp_path: Path
 ) -> None:

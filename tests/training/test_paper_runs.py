@@ -200,6 +200,7 @@ def test_spectra_become_sound_of_their_pitch(short_files: None, note: float) -> 
     assert pitch_of(sound) == pytest.approx(note, abs=0.15)
 
 
+@pytest.mark.slow
 def test_spectrograms_become_sound_of_their_pitch(short_files: None) -> None:
     t = np.arange(N_NOTES * insnotes.STEP_SAMPLES) / SAMPLE_RATE
     sound = np.float32(sum(np.sin(2 * np.pi * k * 330 * t) / k for k in (1, 2, 3)))

@@ -79,6 +79,7 @@ def tiny(data: Fragments, steps: int, **weights: float | str | bool) -> Experime
         optim=OptimConfig(lr=3e-3, warm_up=5))
 
 
+@pytest.mark.slow
 def test_v3_finds_contents_and_styles_without_labels(data: Fragments) -> None:
     trained = train(tiny(data, 250), data, seed=0)
     found = encode(trained.model, data)
@@ -242,6 +243,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(digits: Fragments, tmp_path:
         assert torch.equal(value, again.method.state_dict()[key]), key
 
 
+@pytest.mark.slow
 def test_measuring_gives_every_figure_and_leaves_the_model(
         digits: Fragments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "_STEPS", 5)

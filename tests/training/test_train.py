@@ -101,6 +101,7 @@ def test_windows_end_where_they_should():
     assert rows[20, -1] == 21 * 160
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_one_batch(recipe, fresh):
     optimizer, batch = torch.optim.AdamW(fresh.model.parameters(), lr=2e-3), fresh.batch()
     history = [train_step(fresh.model, optimizer, batch, recipe, fresh.generator)
@@ -118,6 +119,7 @@ def test_every_part_gets_a_gradient(fresh):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):
     whole = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, out=tmp_path / "a"))
     cut = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, out=tmp_path / "b"))
@@ -138,6 +140,7 @@ def test_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):
         assert torch.equal(value, states[1][name]), name
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat(recipe, tmp_path):
     results = []
     for i, seed in enumerate((0, 1, 0)):
@@ -160,6 +163,7 @@ def test_labels_do_not_enter_training(recipe, tmp_path):
     assert train_seed(without, 0, say=lambda _: None)["selection"] == with_labels["selection"]
 
 
+@pytest.mark.slow
 def test_run_calibrate_and_load(recipe, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe))
