@@ -14,8 +14,8 @@ touched: no label reaches its weights.
 
 A small network of convolutions over time then learns what is `due` in each frame. With the folders
 above and nothing else said it makes what ships, but for 2 % of the amateurs' onsets, which the
-shipped weights learned up to a tenth of a second off. 5.4 hours of sound are heard and learned in
-eleven minutes of one core.
+shipped weights learned more than 30 ms off. 5.4 hours of sound are heard and learned in eleven
+minutes of one core.
 """
 
 from __future__ import annotations
