@@ -37,10 +37,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.clips import SAMPLE_RATE, find_clips, read_audio
-from training.live_notes import TrueNote, arrival_s, save, single_phrase, sung
-from training.phrases import TICKS_PER_S, PhraseNote, compose
+from training.live_notes import (
+    TrueNote,
+    arrival_s,
+    hummed,
+    save,
+    single_phrase,
+    sung,
+    wavering,
+)
+from training.phrases import TICKS_PER_S, PhraseNote
 from training.rooms import coloured_noise, degrade
-from training.voices import VOICE_NOTES, sing, waver
+from training.voices import sing
 from v3audio import hear_file, onsets
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
@@ -105,9 +113,7 @@ def voices(n_clips: int, seed: int) -> Sounds:
                 # m, n, l: the note is heard to begin with the vowel
                 length = round(float(rng.uniform(0.03, 0.09)) * SAMPLE_RATE)
                 part = slice(start, start + length)
-                into = np.linspace(0.0, 1.0, length) ** 4
-                soft = 10 ** (rng.uniform(-14, -4) / 20)
-                sound[part] = into * sound[part] + (1.0 - into) * soft * murmur[part]
+                sound[part] = hummed(sound[part], murmur[part], rng.uniform(-14, -4))
                 onset_s += length / SAMPLE_RATE
             notes.append(TrueNote(onset_s, offset_s, midi))
         yield sound, ended(sound, notes)
@@ -117,16 +123,7 @@ def amateurs(n_clips: int, seed: int) -> Sounds:
     """Synthetic singers without training (see `training.voices.waver`) who sing syllables."""
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 11, number])
-        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
-        line = compose(
-            rng,
-            list(range(low, low + int(rng.integers(5, 14)))),
-            CLIP_S,
-            sustained=True,
-            detune_cents=0.0,
-            glides=float(rng.uniform(0.3, 1.3)),
-        )
-        phrase = [n for n in waver(rng, line) if n.offset < (CLIP_S - 0.1) * TICKS_PER_S]
+        phrase = wavering(rng)
         sinks = [_sink(rng, n) for n in phrase]
         length = round(CLIP_S * SAMPLE_RATE)
         vowels = sing(rng, phrase, 10_000 * (seed + 1) + number, length, SAMPLE_RATE, BREATHIER_DB)
@@ -311,9 +308,11 @@ def hear(
 def describe(frames: hear_file.Frames) -> FloatArray:
     """(T, inputs) as the decoder describes a whole file."""
     level = frames.level_db
-    columns = (level, frames.onset, frames.periodicity, frames.pitch_midi, frames.confidence)
-    gate_db = file_gate_db(level, TrackerConfig())
-    return onsets.describe(*columns, frames.note_probs, frames.traits, gate_db)
+    cues = onsets.Cues(
+        level, frames.onset, frames.periodicity, frames.pitch_midi, frames.confidence,
+        frames.note_probs, frames.traits,
+    )  # fmt: skip
+    return onsets.describe(cues, file_gate_db(level, TrackerConfig()))
 
 
 def due(pitch: FloatArray, notes: list[TrueNote]) -> FloatArray:

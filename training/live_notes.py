@@ -152,16 +152,7 @@ def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
     hum = signal.butter(2, 600, fs=SAMPLE_RATE, output="sos")
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 8, number])
-        low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
-        line = compose(
-            rng,
-            list(range(low, low + int(rng.integers(5, 14)))),
-            14.0,
-            sustained=True,
-            detune_cents=0.0,
-            glides=float(rng.uniform(0.3, 1.3)),
-        )
-        phrase = [n for n in waver(rng, line) if n.offset < 13.9 * TICKS_PER_S]
+        phrase = wavering(rng)
         breathier_db = float(rng.uniform(0, 12))
         length = round(14.0 * SAMPLE_RATE)
         sound = sing(rng, phrase, first + number, length, SAMPLE_RATE, breathier_db)
@@ -176,15 +167,33 @@ def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
             if not n.slurred and offset_s - onset_s > 0.2 and rng.random() < hums:
                 length = int(rng.integers(480, 1440))
                 part = slice(start, start + length)
-                into = np.linspace(0.0, 1.0, length) ** 4
-                soft = 10 ** (rng.uniform(-14, -2) / 20)
-                sound[part] = into * sound[part] + (1.0 - into) * soft * murmur[part]
+                sound[part] = hummed(sound[part], murmur[part], rng.uniform(-14, -2))
                 later_s = length / SAMPLE_RATE
             if before.offset_s == onset_s and abs(before.midi - midi) > RIGHT_SEMITONES:
                 t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
                 later_s = max(arrival_s(t, n.midi + n.curve, before.midi, midi) - onset_s, later_s)
             notes.append(TrueNote(onset_s + later_s, offset_s, midi))
         yield taken(rng, sound, notes, spoken=0.2), notes
+
+
+def wavering(rng: np.random.Generator) -> list[PhraseNote]:
+    """What an amateur sings in 14 s (`training.voices.waver`)."""
+    low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
+    line = compose(
+        rng,
+        list(range(low, low + int(rng.integers(5, 14)))),
+        14.0,
+        sustained=True,
+        detune_cents=0.0,
+        glides=float(rng.uniform(0.3, 1.3)),
+    )
+    return [n for n in waver(rng, line) if n.offset < 13.9 * TICKS_PER_S]
+
+
+def hummed(vowel: FloatArray, murmur: FloatArray, gain_db: float) -> FloatArray:
+    """The beginning of a vowel as m, n or l: the mouth opens from a murmur at `gain_db`."""
+    into = np.linspace(0.0, 1.0, len(vowel)) ** 4
+    return into * vowel + (1.0 - into) * 10 ** (gain_db / 20) * murmur
 
 
 def arrival_s(

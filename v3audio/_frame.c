@@ -41,7 +41,7 @@ EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 EXPORT void *PyInit__frame_avx512(void) { return 0; }
 
-EXPORT int version(void) { return 6; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 7; } /* of the functions below; see `compiled.VERSION` */
 
 /* What this processor can do: 0 nothing special, 1 AVX2, 2 AVX-512 too. */
 EXPORT int level(void)
@@ -665,8 +665,7 @@ INLINE void find_position(const content *c, const float *views, float *position)
 
 /* `live_hearing.LiveHearing`: n_frames windows, `hop` samples apart, of the first of which `now` is the
  * newest sample. Of each: level_db, onset, periodicity, pitch_midi, confidence, brief_db, fine_midi;
- * position; views,
- * with zeros around, or room for those of FRAMES where they are not to be kept. */
+ * position; views, with zeros around. */
 typedef struct {
     const front_end *front_end;
     const attack *attack;
@@ -728,7 +727,7 @@ INLINE void hear_frame(const ear *e, const float *now, float *numbers, float *po
 }
 
 EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *numbers, float *position,
-                 float *views, int keep)
+                 float *views)
 {
     const content *c = e->content;
     const int apart = c->n_views * c->width;
@@ -738,7 +737,7 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
         spectral_views(e->front_end, n, now, hop, c->width, views + c->below, apart);
         for (int f = 0; f < n; f++, now += hop, numbers += 7, position += c->n_positions)
             hear_frame(e, now, numbers, position, views + f * apart);
-        views += keep ? n * apart : 0;
+        views += n * apart;
         n_frames -= n;
     }
 }

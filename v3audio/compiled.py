@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 6
+VERSION = 7
 """Of its functions: what an older `_frame.c` was built to is left alone."""
 LANES, BLOCK = 8, 32
 """Numbers computed with at once, and side by side."""
-FRAMES = 8
-"""Frames heard at once."""
 PAD = 16
 """Lags that a bin of the lag view is read from."""
 MOST = 4096

@@ -36,8 +36,8 @@ Progress = Callable[[int, int], None]  # told input samples done and in all
 FILE_HOP = Geometry().file_hop_length
 """Samples at the analysis rate between the frames of a file (160)."""
 HOP_S = FILE_HOP / ANALYSIS_RATE
-STRUCK_WITHIN_S = 0.2  # by then a struck or plucked note has been loudest (real ones: 0.11 s)
 """The same in seconds (10 ms)."""
+STRUCK_WITHIN_S = 0.2  # by then a struck or plucked note has been loudest (real ones: 0.11 s)
 BLOCK_S = 1.0  # read and heard at once
 BATCH = 128  # frames a network call sees: larger ones gain nothing and take memory
 TAIL_S = 0.1  # silence heard after the end, so that the last note is seen to stop

@@ -114,7 +114,7 @@ class LiveHearing:
             )  # fmt: skip
             self._hear = compiled.bind("hear", ear)
             self._step = compiled.bind(
-                "hear", ear, 1, self._window[-1:], 0, self._numbers, self._position, self._views, 0
+                "hear", ear, 1, self._window[-1:], 0, self._numbers, self._position, self._views
             )
 
     def frame(self, window: FloatArray) -> FrameNotes:
@@ -141,7 +141,7 @@ class LiveHearing:
         n_bins = self._geometry.n_bins
         for start in range(0, len(windows), _MANY):
             for numbers, position, views in zip(
-                *self._arrays(windows[start : start + _MANY], views=True), strict=True
+                *self._arrays(windows[start : start + _MANY]), strict=True
             ):
                 level_db, onset, periodicity, pitch, confidence, brief_db = numbers[:6].tolist()
                 yield FrameNotes(
@@ -164,7 +164,7 @@ class LiveHearing:
             windows: they may overlap in memory, as a framed recording does.
             style: whether to work out the style too.
         """
-        numbers, position, views = self._arrays(windows, views=True)
+        numbers, position, views = self._arrays(windows)
         note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
@@ -176,25 +176,23 @@ class LiveHearing:
             onsets.traits(views, _BELOW, position, fine_midi, self._geometry),
         )  # fmt: skip
 
-    def _arrays(
-        self, windows: FloatArray, *, views: bool
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Numbers (T, N_NUMBERS), positions (T, P) and, if wanted, views between zeros."""
+    def _arrays(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Numbers (T, N_NUMBERS), positions (T, P) and views between zeros (T, 3, F with zeros)."""
         if self._hear:
             windows = _strided(windows)
-            n, n_kept = len(windows), len(windows) if views else compiled.FRAMES
+            n = len(windows)
             numbers = np.empty((n, N_NUMBERS), np.float32)
             position = np.empty((n, self._geometry.n_positions), np.float32)
-            kept = np.zeros((n_kept, *self._views.shape[1:]), np.float32)
+            views = np.zeros((n, *self._views.shape[1:]), np.float32)
             self._hear(
                 n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
-                *map(compiled.address, (numbers, position, kept)), int(views),
+                *map(compiled.address, (numbers, position, views)),
             )  # fmt: skip
-            return numbers, position, kept
-        numbers, position, kept = self._in_numpy(windows)
-        lag = kept[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
+            return numbers, position, views
+        numbers, position, views = self._in_numpy(windows)
+        lag = views[:, 2, _BELOW : _BELOW + self._geometry.n_bins]
         numbers = np.column_stack((numbers, fine_pitch(lag, numbers[:, 3], self._geometry)))
-        return numbers, position, kept
+        return numbers, position, views
 
     def _in_numpy(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`hear` of `_frame.c`, without the fine pitch."""

@@ -227,7 +227,7 @@ class TrackerConfig:
 
     # -- Files: which note sounds. Evidence in nats per 10 ms.
     prob_mix: float = 0.15  # weight of note_probs against what is learned
-    evidence_floor: float = 0.15  # a frame may speak against a note by a factor of 50 at most
+    evidence_floor: float = 0.15  # a frame may speak against a note by a factor of 7 at most
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
     plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
     switch_nats: float = 15.0  # price of a change of note...
@@ -732,10 +732,8 @@ def decode_notes(
     gate_db = file_gate_db(level, c)
     note_probs = np.nan_to_num(np.asarray(heard.note_probs, np.float32))
     traits = getattr(heard, "traits", None)
-    told = onsets.hear(
-        level, onset, periodicity, pitch, confidence, note_probs, traits, gate_db, hop_s
-    )
-    begins, chance, ends, sounds, which = told
+    cues = onsets.Cues(level, onset, periodicity, pitch, confidence, note_probs, traits)
+    begins, chance, ends, sounds, which = onsets.hear(cues, gate_db, hop_s)
     sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
     changes = np.maximum(chance, ends)
     path = _note_path(note_probs, pitch, which, sounds, changes, held - gate_db, hop_s, c)
@@ -798,10 +796,10 @@ def _note_path(
     hop_s: float,
     c: TrackerConfig,
 ) -> NDArray[np.int64]:
-    """Most likely note of each frame (128 = silence): Viterbi where any change costs the same.
+    """Most likely note of each frame (128 = silence), by Viterbi.
 
-    A change costs less where a note is likely to begin or end. With one price for every change the
-    step is O(states): stay, or come from the best state and pay.
+    A change costs less where a note is likely to begin or end, and in one frame the same whatever
+    changes, so that the step is O(states): stay, or come from the best state and pay.
     """
     n_frames = len(pitch)
     sounding = np.minimum(

@@ -52,6 +52,18 @@ _MOVES = (1, 2, 4, 8, 16, 32)  # frames back and ahead that the pitch is compare
 _NOTES = (4, 8, 16)  # and the content
 
 
+class Cues(NamedTuple):
+    """What was heard of T frames, as in `v3audio.live_hearing.Heard`."""
+
+    level: Numbers  # (T,) dBFS
+    onset: Numbers  # (T,) dB
+    periodicity: Numbers  # (T,) 0..1
+    pitch: Numbers  # (T,) MIDI
+    confidence: Numbers  # (T,) 0..1
+    note_probs: FloatArray  # (T, 128)
+    kept: NDArray[np.uint8] | None  # (T, `N_TRAITS`), or None where nothing was kept
+
+
 class Told(NamedTuple):
     """What the network says of T frames."""
 
@@ -113,17 +125,9 @@ def _pool(g: Geometry) -> FloatArray:
 N_INPUTS = N_BANDS + N_TRAITS + 8 + 4 * len(_MOVES) + 4 * len(_NOTES)
 
 
-def describe(
-    level: Numbers,
-    onset: Numbers,
-    periodicity: Numbers,
-    pitch: Numbers,
-    confidence: Numbers,
-    note_probs: FloatArray,
-    kept: NDArray[np.uint8] | None,
-    gate_db: float,
-) -> FloatArray:
+def describe(cues: Cues, gate_db: float) -> FloatArray:
     """(T, `N_INPUTS`) numbers that the network sees; arguments as `hear`."""
+    level, onset, periodicity, pitch, confidence, note_probs, kept = cues
     n = len(level)
     x = np.empty((n, N_INPUTS), np.float32)
     loud_db = np.percentile(level, 95.0)
@@ -172,45 +176,24 @@ def describe(
     return x
 
 
-def hear(
-    level: Numbers,
-    onset: Numbers,
-    periodicity: Numbers,
-    pitch: Numbers,
-    confidence: Numbers,
-    note_probs: FloatArray,
-    kept: NDArray[np.uint8] | None,
-    gate_db: float,
-    hop_s: float,
-    layers: Layers | None = None,
-) -> Told:
+def hear(cues: Cues, gate_db: float, hop_s: float, layers: Layers | None = None) -> Told:
     """Where notes begin, where one sounds, and which.
 
     Args:
-        level: (T,) dBFS, and so on: as in `v3audio.live_hearing.Heard`.
-        onset: (T,) dB.
-        periodicity: (T,) 0..1.
-        pitch: (T,) MIDI.
-        confidence: (T,) 0..1.
-        note_probs: (T, 128).
-        kept: (T, `N_TRAITS`), or None where nothing was kept.
+        cues: the recording.
         gate_db: level below which the recording is silent.
         hop_s: seconds between frames.
         layers: replaces the shipped weights.
     """
-    columns = (level, onset, periodicity, pitch, confidence, note_probs)
-    n = len(level)
+    n = len(cues.level)
     per = HOP_S / hop_s
     if abs(per - 1.0) > 0.01:  # the weights know frames of 10 ms only
         some = np.minimum(np.rint(np.arange(0.0, n, per)).astype(np.intp), n - 1)
-        level, onset, periodicity, pitch, confidence, note_probs = (c[some] for c in columns)
-        kept = None if kept is None else kept[some]
-        told = hear(
-            level, onset, periodicity, pitch, confidence, note_probs, kept, gate_db, HOP_S, layers
-        )
+        cues = Cues._make(None if column is None else column[some] for column in cues)
+        told = hear(cues, gate_db, HOP_S, layers)
         back = np.minimum(np.rint(np.arange(n) / per).astype(np.intp), len(some) - 1)
         return Told(*(column[back] for column in told))
-    scores = perceive(describe(*columns, kept, gate_db), layers or shipped())
+    scores = perceive(describe(cues, gate_db), layers or shipped())
     here, near, ends = 1.0 / (1.0 + np.exp(-scores[:, :3].T))
     which = scores[:, N_PLAIN:]
     which = np.exp(which - which.max(1, keepdims=True))

@@ -21,7 +21,7 @@ def columns(n, seed=0):
 
 
 def hear(frames, hop_s=onsets.HOP_S):
-    return onsets.hear(*frames, None, gate_db=-62.0, hop_s=hop_s)
+    return onsets.hear(onsets.Cues(*frames, None), gate_db=-62.0, hop_s=hop_s)
 
 
 def test_plain_notes_are_plain():
