@@ -46,7 +46,8 @@ $(RUNS)/.renderer: $(RUNS)/.named
 	cp $(RUNS)/renderer/timbres/* presets/timbres/
 	$(DONE)
 
-$(RUNS)/.takes: $(RUNS)/.renderer
+# Heard by the notes of files, matched in level with the other timbres.
+$(RUNS)/.takes: $(RUNS)/.renderer $(RUNS)/.onsets
 	$(LEARN).takes $(TAKES) presets/timbres
 	$(DONE)
 
