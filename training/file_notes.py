@@ -38,17 +38,16 @@ from torch.nn import functional
 
 from training.clips import SAMPLE_RATE, find_clips, read_audio
 from training.live_notes import (
-    TrueNote,
-    arrival_s,
     hummed,
+    recited,
     save,
     single_phrase,
     sung,
     wavering,
 )
-from training.phrases import TICKS_PER_S, PhraseNote
+from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s
 from training.rooms import coloured_noise, degrade
-from training.voices import sing
+from training.voices import SINK_S, sing, sink
 from v3audio import hear_file, onsets
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
@@ -63,7 +62,6 @@ NEAR_S = 0.035
 LOW_MIDI, LOW_SHIFTS = 45, (-4, 5)  # basses, and by how much they are transposed
 BREATHIER_DB = 6.0  # amateurs than singers
 DIP, HUM, NOISE = 1, 2, 3  # consonants
-SINKS, SINK_S = 0.25, 0.08  # so many of amateurs' longer notes sink for a moment, this long
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
 BARE_SHARE = 0.12  # learned without `onsets.traits`: a hearing may not tell them
@@ -124,22 +122,24 @@ def amateurs(n_clips: int, seed: int) -> Sounds:
     for number in range(n_clips):
         rng = np.random.default_rng([seed, 11, number])
         phrase = wavering(rng)
-        sinks = [_sink(rng, n) for n in phrase]
+        sinks = [sink(rng, n) for n in phrase]
         length = round(CLIP_S * SAMPLE_RATE)
         vowels = sing(rng, phrase, 10_000 * (seed + 1) + number, length, SAMPLE_RATE, BREATHIER_DB)
         yield speak(rng, vowels, phrase, sinks)
 
 
-def _sink(rng: np.random.Generator, note: PhraseNote) -> float:
-    """Let the pitch of a longer note sink for a moment, sometimes. Returns: when in it, s, or 0."""
-    t = np.arange(len(note.curve)) / TICKS_PER_S
-    if t[-1] < 0.35 or rng.random() > SINKS:
-        return 0.0
-    at_s = float(rng.uniform(0.08, t[-1] - 0.15))
-    note.curve[:] -= rng.uniform(0.0, 0.8) * np.interp(
-        t - at_s, [-0.01, 0.01, SINK_S - 0.02, SINK_S + 0.02], [0, 1, 0.6, 0]
-    )
-    return at_s
+def reciters(n_clips: int, seed: int) -> Sounds:
+    """Singers with words (`training.words`)."""
+    for number in range(n_clips):
+        sound, notes = recited(np.random.default_rng([seed, 12, number]))
+        faded_s = [n.offset_s for n in ended(sound, notes)]
+        yield (
+            sound,
+            [
+                TrueNote(n.onset_s, min(n.offset_s + RELEASE_S, end_s), n.midi)
+                for n, end_s in zip(notes, faded_s, strict=True)
+            ],
+        )
 
 
 def speak(
@@ -420,6 +420,7 @@ def main() -> None:
     parser.add_argument("--n-singles", type=int, default=100, help="phrases of single notes")
     parser.add_argument("--n-voices", type=int, default=80, help="phrases sung")
     parser.add_argument("--n-amateurs", type=int, default=160, help="phrases sung by amateurs")
+    parser.add_argument("--n-reciters", type=int, default=160, help="phrases sung with words")
     parser.add_argument("--n-low", type=int, default=30, help="phrases of the low ones")
     parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
     parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
@@ -442,6 +443,7 @@ def main() -> None:
             cut_notes(folder, low, 1_000, LOW_MIDI)
             lows.append(singles(low, options.n_low, options.seed + 101 + number, LOW_SHIFTS))
         sounds += [*lows, amateurs(options.n_amateurs, options.seed)]
+        sounds.append(reciters(options.n_reciters, options.seed))
         takes = []
         for frames, notes in hear(chain.from_iterable(sounds), options.seed, options.times):
             takes.append((describe(frames), due(frames.pitch_midi, notes)))

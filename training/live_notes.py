@@ -24,7 +24,6 @@ import argparse
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,9 +37,10 @@ from numpy.typing import NDArray
 from scipy import signal
 from torch import nn
 
+from training import words
 from training.attacks import speak
 from training.clips import SAMPLE_RATE, Clip, find_clips
-from training.phrases import TICKS_PER_S, PhraseNote, compose
+from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s, compose
 from training.rooms import coloured_noise, disturb
 from training.voices import VOICE_NOTES, sing, waver
 from v3audio.belief import (
@@ -69,20 +69,12 @@ NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
 FAR_WORTH = 2.0  # and those far away count for so many
 EPOCHS = 12
+UNTRAINED = 0.67  # singers with words
 AMATEURS_WORTH = 2.5  # of their frames, which are few and hard
 _WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
 _FADES_S = (0.01, 0.045)
 _DURATIONS_S = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 _GAPS_S = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.03, 0.08, 0.15, 0.3, 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class TrueNote:
-    """onset_s, offset_s: seconds. midi: MIDI number with fraction."""
-
-    onset_s: float
-    offset_s: float
-    midi: float
 
 
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
@@ -132,8 +124,14 @@ def voices(n_clips: int, seed: int, first: int = 100) -> Sounds:
 
 def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseNote]]:
     """14 s of one synthetic singer, clean."""
+    phrase = melody(rng)
+    return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
+
+
+def melody(rng: np.random.Generator) -> list[PhraseNote]:
+    """What a singer sings in 14 s, in one to two octaves; slides and scoops are frequent."""
     low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 18))
-    phrase = compose(
+    return compose(
         rng,
         list(range(low, low + int(rng.integers(8, 18)))),
         14.0,
@@ -141,7 +139,6 @@ def sung(rng: np.random.Generator, voice: int) -> tuple[FloatArray, list[PhraseN
         detune_cents=float(rng.uniform(-45, 45)),
         glides=float(rng.uniform(0.6, 1.6)),
     )
-    return sing(rng, phrase, voice, round(14.0 * SAMPLE_RATE), SAMPLE_RATE), phrase
 
 
 def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
@@ -176,6 +173,20 @@ def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
         yield taken(rng, sound, notes, spoken=0.2), notes
 
 
+def reciters(n_clips: int, seed: int) -> Sounds:
+    """Singers with words (`training.words`)."""
+    for number in range(n_clips):
+        rng = np.random.default_rng([seed, 9, number])
+        sound, notes = recited(rng)
+        yield taken(rng, sound, notes, spoken=0.0), notes
+
+
+def recited(rng: np.random.Generator) -> tuple[FloatArray, list[TrueNote]]:
+    """14 s of somebody who sings words, in two of three cases without training."""
+    phrase = wavering(rng) if rng.random() < UNTRAINED else melody(rng)
+    return words.sing(rng, phrase, round(14.0 * SAMPLE_RATE))
+
+
 def wavering(rng: np.random.Generator) -> list[PhraseNote]:
     """What an amateur sings in 14 s (`training.voices.waver`)."""
     low = int(rng.integers(VOICE_NOTES[0], VOICE_NOTES[-1] - 13))
@@ -194,14 +205,6 @@ def hummed(vowel: FloatArray, murmur: FloatArray, gain_db: float) -> FloatArray:
     """The beginning of a vowel as m, n or l: the mouth opens from a murmur at `gain_db`."""
     into = np.linspace(0.0, 1.0, len(vowel)) ** 4
     return into * vowel + (1.0 - into) * 10 ** (gain_db / 20) * murmur
-
-
-def arrival_s(
-    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
-) -> float:
-    """When a slurred note begins: where its pitch is past the middle between the two."""
-    past = (midi - (before + note) / 2) * (note - before) > 0
-    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
 
 
 def single_notes(folder: Path, n_clips: int, seed: int) -> Sounds:
@@ -476,12 +479,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
     parser.add_argument("--n-amateurs", type=int, default=450, help="phrases sung by amateurs")
+    parser.add_argument("--n-reciters", type=int, default=250, help="phrases sung with words")
     options = parser.parse_args()
     groups = [(1.0, voices(options.n_voices, options.seed))]
     groups += [(1.0, melodies(folder, options.seed)) for folder in options.melodies]
     if options.singles:
         groups.append((1.0, single_notes(options.singles, options.n_singles, options.seed)))
     groups.append((AMATEURS_WORTH, amateurs(options.n_amateurs, options.seed)))
+    groups.append((AMATEURS_WORTH, reciters(options.n_reciters, options.seed)))
     learned = study(groups, options.seed)
     layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)

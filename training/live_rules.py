@@ -3,8 +3,8 @@
     python -m training.live_rules --melodies data/judge --singles takes [--belief belief.npz]
 
 Sound that nothing was learned from is heard once: clips of a soundfont kept apart, half of them
-with attacks as players make them, voices never sung before, trained ones and amateurs', and phrases
-of single notes, if given.
+with attacks as players make them, voices never sung before, trained ones and amateurs', with words
+and without, and phrases of single notes, if given.
 The tracker then plays it under one configuration after another, each threshold moved both ways
 while that lowers the cost: stray note-ons in percent, and how late notes come against what is
 wanted in each register. One line for each price of lateness: the frontier.
@@ -25,21 +25,22 @@ from training.clips import find_clips
 from training.live_notes import (
     RIGHT_SEMITONES,
     FloatArray,
-    TrueNote,
     amateurs,
     hear,
+    reciters,
     rendered,
     single_notes,
     taken,
     voices,
 )
+from training.phrases import TrueNote
 from v3audio.belief import HOP_S, WEIGHTS, NoteBelief
 from v3audio.bundle import load_bundle
 from v3audio.notes import FrameNotes, NoteTracker, TrackerConfig
 
 SEED = 1_000  # of what was never learned from
 FIRST_VOICE = 5_000
-N_AMATEURS = 30
+N_AMATEURS, N_RECITERS = 30, 20
 CLIP_S = 20.0
 EARLY_S, LATE_S = 0.05, 0.5  # a note-on this near its true onset can be right
 # Lowest MIDI number of a register, the lateness wanted, and the latest that counts, ms.
@@ -101,6 +102,7 @@ def kept_apart(folder: Path, singles: Path | None) -> Iterator[tuple[FloatArray,
         yield sound, notes
     yield from voices(16, SEED, FIRST_VOICE)
     yield from amateurs(N_AMATEURS, SEED, FIRST_VOICE + 100)
+    yield from reciters(N_RECITERS, SEED)
     if singles:
         yield from single_notes(singles, 10, SEED)
 

@@ -1,6 +1,6 @@
 # make model   learn all that ships from nothing: model, renderer, timbres, notes live and of files
 #
-# Takes FluidSynth, its soundfont and TAKES, single notes under CC0 (see training/takes.py). It goes
+# Takes FluidSynth, its soundfont, flite and TAKES, single notes under CC0 (see training/takes.py). It goes
 # on where it stopped, writes what ships into the checkout, and RUNS holds reports and the hours of
 # training sound. A step that has been done leaves an empty file there; remove one to do it again.
 
@@ -17,12 +17,17 @@ DONE   = @touch $@
 .PHONY: model
 model: $(RUNS)/.belief $(RUNS)/.onsets $(RUNS)/.takes
 
+$(RUNS)/.tools: | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[train]'
+	mkdir -p $(RUNS)
+	$(DONE)
+
 # Melodies as rooms record them, and clean.
-$(RUNS)/.melodies: | $(VENV)/.installed
+$(RUNS)/.melodies: | $(RUNS)/.tools
 	$(V3) data melodies -o $(SEEN)/melodies --size 220
 	$(DONE)
 
-$(RUNS)/.second: | $(VENV)/.installed
+$(RUNS)/.second: | $(RUNS)/.tools
 	$(V3) data melodies -o $(SEEN)/second --seed 5 --size 330 --soundfont $(SECOND)
 	$(DONE)
 

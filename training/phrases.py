@@ -38,6 +38,23 @@ class PhraseNote:
     slurred: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TrueNote:
+    """A note of a sound. onset_s, offset_s: seconds. midi: MIDI number with fraction."""
+
+    onset_s: float
+    offset_s: float
+    midi: float
+
+
+def arrival_s(
+    time_s: NDArray[np.float64], midi: NDArray[np.float64], before: float, note: float
+) -> float:
+    """When a slurred note begins: where its pitch is past the middle between the two."""
+    past = (midi - (before + note) / 2) * (note - before) > 0
+    return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
+
+
 class _Bag:
     """Draws notes without replacement until all are used, so every clip covers its whole range."""
 

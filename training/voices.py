@@ -34,6 +34,9 @@ _VOWELS = np.array(
 )
 _BANDWIDTHS = np.array([70, 90, 130, 180])
 _TABLE_LENGTH = 8192
+_SINKS = 0.25  # so many of amateurs' longer notes sink for a moment...
+SINK_S = 0.08
+"""...and for how long, seconds."""
 
 
 def sing(
@@ -171,6 +174,18 @@ def waver(rng: np.random.Generator, phrase: list[PhraseNote]) -> list[PhraseNote
         cents = 100.0 * float(np.median(settled))
         sung.append(replace(note, onset=onset, offset=offset, cents=cents, curve=curve))
     return sung
+
+
+def sink(rng: np.random.Generator, note: PhraseNote) -> float:
+    """Let the pitch of a longer note sink for a moment, sometimes. Returns: when in it, s, or 0."""
+    t = np.arange(len(note.curve)) / TICKS_PER_S
+    if t[-1] < 0.35 or rng.random() > _SINKS:
+        return 0.0
+    at_s = float(rng.uniform(0.08, t[-1] - 0.15))
+    note.curve[:] -= rng.uniform(0.0, 0.8) * np.interp(
+        t - at_s, [-0.01, 0.01, SINK_S - 0.02, SINK_S + 0.02], [0, 1, 0.6, 0]
+    )
+    return at_s
 
 
 def _scoop(rng: np.random.Generator) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import attacks
-from training.live_notes import TrueNote
+from training.phrases import TrueNote
 
 RATE = 16000
 NOTES = [TrueNote(0.2, 0.6, 57.0), TrueNote(0.8, 1.3, 57.0)]

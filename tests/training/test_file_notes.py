@@ -1,5 +1,6 @@
 """What teaches the file decoder where notes begin and end, and that it has learned it."""
 
+import shutil
 import sys
 from itertools import pairwise
 
@@ -71,6 +72,7 @@ def test_voices_never_heard_are_followed_from_afar():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
 def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
     out = tmp_path / "onsets.npz"
     voices = file_notes.voices
@@ -81,6 +83,7 @@ def test_learning_writes_weights_that_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(file_notes, "voices", short)
     monkeypatch.setattr(file_notes, "BATCH", 2)
     few = ["--n-voices", "2", "--n-amateurs", "1", "--n-silences", "1", "--times", "1"]
+    few += ["--n-reciters", "1"]
     monkeypatch.setattr(sys, "argv", ["file_notes", *few, "-o", str(out)])
     file_notes.main()
     shapes = [weight.shape for weight, _ in onsets.load_layers(out)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training import live_rules
-from training.live_notes import TrueNote
 from training.live_rules import Played
+from training.phrases import TrueNote
 from v3audio.belief import NEIGHBOUR, OFFSETS, OTHER
 from v3audio.notes import FrameNotes, TrackerConfig
 
