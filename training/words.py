@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -103,8 +103,7 @@ def speak(rng: np.random.Generator, speaker: str, n_syllables: int) -> list[Vers
 
 def analyse(sound: Numbers, rate: int, phones: list[tuple[str, float]]) -> Verse:
     """Frames and syllables of (n,) speech, of which the phones end at these seconds."""
-    import pyworld
-
+    pyworld = _world()
     f0, time_s = pyworld.dio(sound, rate, f0_floor=60.0, f0_ceil=400.0)
     f0 = pyworld.stonemask(sound, f0, time_s, rate)
     envelope = pyworld.cheaptrick(sound, f0, time_s, rate)
@@ -160,10 +159,9 @@ def sing(
     Returns: (n_samples,) at RMS 0.1 while somebody sings, within +-1; and the notes, each from
     where its vowel begins and its pitch is past the middle of a slide until the vowel closes.
 
-    Raises: ConfigError without flite.
+    Raises: ConfigError without flite or pyworld.
     """
-    import pyworld
-
+    pyworld = _world()
     speaker, throat = _singer(rng, float(np.median([n.midi for n in phrase])))
     verse = _joined(speak(rng, speaker, len(phrase)), throat)
     sung, notes = _syllables(rng, phrase, verse.syllables)
@@ -207,6 +205,14 @@ def sing(
             loud = 0.1 * 10 ** (rng.uniform(-35, -12) / 20) * np.hanning(size)
             sound[part] += loud * coloured_noise(rng, size, 0.5)
     return (sound / max(1.0, float(np.abs(sound).max()))).astype(np.float32), notes
+
+
+def _world() -> Any:
+    try:
+        import pyworld
+    except ImportError as e:
+        raise ConfigError(f"no singers with words ({e}): pip install 'v3audio[train]'") from e
+    return pyworld
 
 
 def _singer(rng: np.random.Generator, middle: float) -> tuple[str, float]:

@@ -1,6 +1,7 @@
 """Singers with words: in tune, on time, the same again; and a line for who has no flite."""
 
 import shutil
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -56,3 +57,10 @@ def test_without_flite_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="apt-get install flite"):
         words.speak(np.random.default_rng(0), "slt", 3)
+
+
+@spoken
+def test_without_pyworld_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyworld", None)
+    with pytest.raises(ConfigError, match=r"v3audio\[train\]"):
+        live_notes.recited(np.random.default_rng(0))
