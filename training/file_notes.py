@@ -424,7 +424,7 @@ def main() -> None:
     parser.add_argument("--n-low", type=int, default=30, help="phrases of the low ones")
     parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
     parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
