@@ -230,8 +230,8 @@ class TrackerConfig:
     evidence_floor: float = 0.15  # a frame may speak against a note by a factor of 7 at most
     voiced_gain: float = 2.0  # for sound against silence when that is plain...
     plain_odds: float = 4.0  # ...at these log odds (`v3audio.onsets`)
-    switch_nats: float = 15.0  # price of a change of note...
-    onset_eases: float = 0.75  # ...of which a sure onset or end takes this share off
+    switch_nats: float = 12.0  # price of a change of note...
+    onset_eases: float = 0.9  # ...of which a sure onset or end takes this share off
     # A shorter piece, at once followed by a longer one, was an unsure attack; reeds may speak an
     # octave up for longer, low strings for so many periods more.
     flicker_ms: float = 70.0
@@ -253,7 +253,7 @@ class TrackerConfig:
     # -- Files: where it begins. Chance of an onset (`v3audio.onsets`) from which on a held pitch is
     # a repeated note, and a new pitch began there. The pitch becomes certain up to `lookback_ms`
     # (plus so many periods) after the onset; without one, typically `legato_delay_ms` after it.
-    repeat_chance: float = 0.4
+    repeat_chance: float = 0.5
     # An attack at least so much softer than its note's, before which the level fell by less than
     # this, is an echo. Played repeats fall by 7 to 30 dB, few of the softer ones by under 4.
     echo_softer_db: float = 2.0
