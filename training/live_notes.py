@@ -3,18 +3,18 @@
     python -m training.live_notes --melodies data/melodies --melodies data/second \
         --singles ../shared/train -o belief.npz
 
-Four kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
+Five kinds of sound, all with known notes: clips of `v3audio data melodies` (as recorded in a room,
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
 phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
-instrument's own attacks and mistuning, and synthetic amateurs, who are seldom where they mean to
-be. The V3 model hears them as it does live and is not touched: no label reaches its weights.
+instrument's own attacks and mistuning, synthetic amateurs, who are seldom where they mean to
+be, and singers with words. The V3 model hears them as it does live and is not touched: no label reaches its weights.
 
 What was heard up to a frame, and which note was meant in it since when, trains a perceptron. The
 tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core a quarter of an hour, 11 minutes to hear 9.5 hours and 5 to learn; the last bits depend on
+core 25 minutes for 10.5 hours of sound; the last bits depend on
 torch's threads.
 """
 
