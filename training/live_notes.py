@@ -7,7 +7,8 @@ Five kinds of sound, all with known notes: clips of `v3audio data melodies` (as 
 and clean with attacks as players make them, recorded anew), synthetic voices that scoop and glide,
 phrases of real single notes (a folder whose manifest.json lists {"file", "midi"}), each an
 instrument's own attacks and mistuning, synthetic amateurs, who are seldom where they mean to
-be, and singers with words. The V3 model hears them as it does live and is not touched: no label reaches its weights.
+be, and singers with words. The V3 model hears them as it does live and is not touched: no label
+reaches its weights.
 
 What was heard up to a frame, and which note was meant in it since when, trains a perceptron. The
 tracker's own state is no part of it, so that one pass over the sound will do.
