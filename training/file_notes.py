@@ -9,8 +9,8 @@ Sound with known notes: clean clips of `v3audio data melodies`; phrases of real 
 live_notes.py), and of notes cut out of the clips, the low ones once more; synthetic voices that
 scoop, slide and breathe, and twice as many without training; singers with words; rooms in which
 nobody plays. Each is recorded from afar twice (`rooms.degrade`): a quarter come out clean, a third
-through a room as loud as the direct sound, a phone and noise at once. The V3 model hears them as it does a file and is not
-touched: no label reaches its weights.
+through a room as loud as the direct sound, a phone and noise at once. The V3 model hears them as it
+does a file and is not touched: no label reaches its weights.
 
 A small network of convolutions over time then learns what is `due` in each frame. With the folders
 above and nothing else said it makes what ships, but for the rooms, which other seeds drew. Some
