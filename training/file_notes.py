@@ -13,8 +13,8 @@ through a room as loud as the direct sound, a phone and noise at once. The V3 mo
 does a file and is not touched: no label reaches its weights.
 
 A small network of convolutions over time then learns what is `due` in each frame. With the folders
-above and nothing else said it makes what ships, but for the rooms, which other seeds drew. Some
-seven hours of sound are heard and learned in twenty minutes of one core.
+above these are the settings of what ships, for which other seeds drew the rooms. Some seven hours
+of sound are heard and learned in less than twenty minutes of one core.
 """
 
 from __future__ import annotations
@@ -36,17 +36,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.clips import SAMPLE_RATE, find_clips, read_audio
-from training.live_notes import (
-    hummed,
-    recited,
-    save,
-    single_phrase,
-    sung,
-    wavering,
-)
-from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s
+from training.live_notes import hummed, recited, save, single_phrase, sung, wavering
+from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s, slurred_s
 from training.rooms import coloured_noise, degrade
-from training.voices import SINK_S, sing, sink
+from training.voices import SINK_S, breathe, sing, sink
 from v3audio import hear_file, onsets
 from v3audio.hear_file import HOP_S
 from v3audio.notes import TrackerConfig, file_gate_db
@@ -100,12 +93,10 @@ def voices(n_clips: int, seed: int) -> Sounds:
             before = notes[-1] if notes else TrueNote(0.0, 0.0, 0.0)
             if onset_s - before.offset_s > 0.3 and rng.random() < 0.7:
                 first = round((before.offset_s + 0.1) * SAMPLE_RATE)
-                length = start - first - round(0.03 * SAMPLE_RATE)
-                loud = 10 ** (rng.uniform(-40, -22) / 20) * np.hanning(length)
-                sound[first : first + length] += loud * coloured_noise(rng, length, 0.5)
+                part = slice(first, start - round(0.03 * SAMPLE_RATE))
+                breathe(rng, sound, part, (-40, -22))
             if n.slurred:
-                t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
-                onset_s = arrival_s(t, n.midi + n.curve, before.midi, midi)
+                onset_s = slurred_s(n, before.midi)
             elif offset_s - onset_s > 0.2 and rng.random() < hums:
                 # m, n, l: the note is heard to begin with the vowel
                 length = round(float(rng.uniform(0.03, 0.09)) * SAMPLE_RATE)
@@ -131,14 +122,7 @@ def reciters(n_clips: int, seed: int) -> Sounds:
     """Singers with words (`training.words`)."""
     for number in range(n_clips):
         sound, notes = recited(np.random.default_rng([seed, 12, number]))
-        faded_s = [n.offset_s for n in ended(sound, notes)]
-        yield (
-            sound,
-            [
-                TrueNote(n.onset_s, min(n.offset_s + RELEASE_S, end_s), n.midi)
-                for n, end_s in zip(notes, faded_s, strict=True)
-            ],
-        )
+        yield sound, released(sound, notes)
 
 
 def speak(
@@ -171,8 +155,7 @@ def speak(
             kind = max(kind, 1)  # or there would be no note
         begins_s = start_s = onset_s
         if joined and moves:
-            time_s = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
-            begins_s = start_s = arrival_s(time_s, n.midi + n.curve, before.midi, midi)
+            begins_s = start_s = slurred_s(n, before.midi)
         if kind:
             seconds = float(rng.uniform(0.03, 0.09 if kind == HUM else 0.15))
             seconds = min(seconds, 0.4 * (offset_s - onset_s))
@@ -193,19 +176,13 @@ def speak(
             notes[-1] = TrueNote(before.onset_s, begins_s, before.midi)
         elif start_s - before.offset_s > 0.3 and rng.random() < 0.7:
             part = _samples(before.offset_s + 0.1, onset_s - 0.1)
-            size = len(others[part])
-            breath = loud * 10 ** (rng.uniform(-35, -15) / 20) * np.hanning(size)
-            others[part] += breath * coloured_noise(rng, size, 0.5)
+            breathe(rng, others, part, (-35, -15), loud)
         if sinks_s:
             part = _samples(onset_s + sinks_s, onset_s + sinks_s + SINK_S)
             gain[part] *= 10 ** (-rng.uniform(1, 5) / 20 * np.hanning(len(gain[part])) ** 0.3)
         notes.append(TrueNote(start_s, max(offset_s, start_s + 0.05), midi))
     sung_vowels = (gain * vowels).astype(np.float32)
-    faded_s = [n.offset_s for n in ended(sung_vowels, notes)]
-    notes = [
-        TrueNote(n.onset_s, min(n.offset_s + RELEASE_S, end_s), n.midi)
-        for n, end_s in zip(notes, faded_s, strict=True)
-    ]
+    notes = released(sung_vowels, notes)
     sound = sung_vowels + others
     return sound / max(1.0, float(np.abs(sound).max())), notes
 
@@ -287,6 +264,14 @@ def ended(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
             end_s = (first + int(np.flatnonzero(part >= part.max() - FADED_DB)[-1]) + 1) / 200
             out.append(TrueNote(note.onset_s, end_s, note.midi))
     return out
+
+
+def released(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
+    """A singer's notes, which end soon after the vowel is let go, or where the sound has faded."""
+    return [
+        TrueNote(n.onset_s, min(n.offset_s + RELEASE_S, faded.offset_s), n.midi)
+        for n, faded in zip(notes, ended(sound, notes), strict=True)
+    ]
 
 
 def hear(

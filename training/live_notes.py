@@ -41,7 +41,7 @@ from torch import nn
 from training import words
 from training.attacks import speak
 from training.clips import SAMPLE_RATE, Clip, find_clips
-from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s, compose
+from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, compose, slurred_s
 from training.rooms import coloured_noise, disturb
 from training.voices import VOICE_NOTES, sing, waver
 from v3audio.belief import (
@@ -168,8 +168,7 @@ def amateurs(n_clips: int, seed: int, first: int = 1_000) -> Sounds:
                 sound[part] = hummed(sound[part], murmur[part], rng.uniform(-14, -2))
                 later_s = length / SAMPLE_RATE
             if before.offset_s == onset_s and abs(before.midi - midi) > RIGHT_SEMITONES:
-                t = (n.onset + np.arange(len(n.curve))) / TICKS_PER_S
-                later_s = max(arrival_s(t, n.midi + n.curve, before.midi, midi) - onset_s, later_s)
+                later_s = max(slurred_s(n, before.midi) - onset_s, later_s)
             notes.append(TrueNote(onset_s + later_s, offset_s, midi))
         yield taken(rng, sound, notes, spoken=0.2), notes
 

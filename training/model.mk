@@ -1,8 +1,9 @@
 # make model   learn all that ships from nothing: model, renderer, timbres, notes live and of files
 #
-# Takes FluidSynth, its soundfont, flite and TAKES, single notes under CC0 (see training/takes.py). It goes
-# on where it stopped, writes what ships into the checkout, and RUNS holds reports and the hours of
-# training sound. A step that has been done leaves an empty file there; remove one to do it again.
+# Takes FluidSynth, its soundfont, flite and TAKES, single notes under CC0 (see training/takes.py).
+# It goes on where it stopped, writes what ships into the checkout, and RUNS holds reports and the
+# hours of training sound. A step that has been done leaves an empty file there; remove one to do it
+# again.
 
 RUNS  ?= runs/shipped
 TAKES ?= ../shared/train

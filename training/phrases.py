@@ -55,6 +55,12 @@ def arrival_s(
     return float(time_s[past.argmax()]) if past.any() else float(time_s[0])
 
 
+def slurred_s(note: PhraseNote, before: float) -> float:
+    """`arrival_s` of a note that comes from this pitch, MIDI."""
+    time_s = (note.onset + np.arange(len(note.curve))) / TICKS_PER_S
+    return arrival_s(time_s, note.midi + note.curve, before, note.midi + note.cents / 100)
+
+
 class _Bag:
     """Draws notes without replacement until all are used, so every clip covers its whole range."""
 

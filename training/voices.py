@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from training.phrases import TICKS_PER_S, PhraseNote
+from training.rooms import coloured_noise
 
 VOICE_NOTES = list(range(36, 85))
 """MIDI range of the voices."""
@@ -84,11 +85,7 @@ def sing(
             knots_a.append(0.0)
     amplitude = np.interp(time, knots_t, knots_a)
 
-    ticks, pitch = [0.0], [60.0]
-    for note in phrase:
-        ticks.extend((note.onset + np.arange(len(note.curve) - 1)).tolist())
-        pitch.extend((note.midi + note.curve[:-1]).tolist())
-    midi = np.interp(time, np.array(ticks) / TICKS_PER_S, pitch)
+    midi = sung_midi(phrase, time, 60.0)
     slow = np.arange(0, n_samples + 80, 80)
     midi = midi + np.interp(np.arange(n_samples), slow, rng.normal(size=len(slow))) * jitter * 17
     amplitude = amplitude * np.exp(
@@ -127,6 +124,39 @@ def sing(
     out /= np.sqrt(np.mean(out**2)) + 1e-9
     out += 0.5 * _consonants(rng, phrase, n_samples, sample_rate)
     return (out * (0.9 / max(float(np.abs(out).max()), 1e-9))).astype(np.float32)
+
+
+def sung_midi(
+    phrase: list[PhraseNote],
+    time_s: NDArray[np.float64],
+    first: float,
+    leads_s: float = np.inf,
+) -> NDArray[np.float64]:
+    """(n,) pitch of a phrase at these times, which moves from `first` to its beginning.
+
+    In rests it moves from one note to the next, or has that of the next from `leads_s` before it.
+    """
+    ticks, midi = [0.0], [first]
+    for note in phrase:
+        if ticks[-1] < note.onset - leads_s * TICKS_PER_S:
+            ticks += [ticks[-1] + 1, note.onset - leads_s * TICKS_PER_S]
+            midi += [midi[-1], note.midi + note.curve[0]]
+        ticks += (note.onset + np.arange(len(note.curve) - 1)).tolist()
+        midi += (note.midi + note.curve[:-1]).tolist()
+    return np.interp(time_s, np.array(ticks) / TICKS_PER_S, midi)
+
+
+def breathe(
+    rng: np.random.Generator,
+    sound: NDArray[np.floating],
+    part: slice,
+    level_db: tuple[float, float],
+    loud: float = 1.0,
+) -> None:
+    """Breathe in during a part of a sound, between these levels below `loud`."""
+    size = len(sound[part])
+    breath = loud * 10 ** (rng.uniform(*level_db) / 20) * np.hanning(size)
+    sound[part] += breath * coloured_noise(rng, size, 0.5)
 
 
 def waver(rng: np.random.Generator, phrase: list[PhraseNote]) -> list[PhraseNote]:

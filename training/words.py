@@ -19,9 +19,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, arrival_s
-from training.rooms import coloured_noise
-from training.voices import SINK_S, sink
+from training.phrases import TICKS_PER_S, PhraseNote, TrueNote, slurred_s
+from training.voices import SINK_S, breathe, sink, sung_midi
 from v3audio.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
@@ -73,11 +72,11 @@ class Syllable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verse:
-    """Spoken words as WORLD has them. envelope, noise: (T, F); voiced: (T,) share."""
+    """Spoken words as WORLD has them. envelope, noise: (T, F); voiced: (T,)."""
 
     envelope: Numbers
     noise: Numbers
-    voiced: Numbers
+    voiced: NDArray[np.bool_]
     syllables: list[Syllable]
 
 
@@ -108,11 +107,11 @@ def analyse(sound: Numbers, rate: int, phones: list[tuple[str, float]]) -> Verse
     f0 = pyworld.stonemask(sound, f0, time_s, rate)
     envelope = pyworld.cheaptrick(sound, f0, time_s, rate)
     noise = pyworld.d4c(sound, f0, time_s, rate, threshold=0.0)
-    voiced = (f0 > 0).astype(float)
+    voiced = f0 > 0
     starts = [0.0, *(end for _, end in phones[:-1])]
     for (name, end), start in zip(phones, starts, strict=True):
         if name in _VOICED:
-            voiced[round(start / FRAME_S) : round(end / FRAME_S)] = 1.0
+            voiced[round(start / FRAME_S) : round(end / FRAME_S)] = True
     names = [name for name, _ in phones]
     at = [k for k, name in enumerate(names) if name in _VOWELS]
     syllables = []
@@ -120,16 +119,9 @@ def analyse(sound: Numbers, rate: int, phones: list[tuple[str, float]]) -> Verse
         # Half of what stands between two vowels opens the second; one alone does.
         first = before + 1 + (k - before - 1) // 2
         last = k + 1 + (after - k - 1) // 2
-        sounding = [j for j in range(first, k) if names[j] != "pau"]
-        closing = [j for j in range(k + 1, last) if names[j] != "pau"]
-        syllables.append(
-            Syllable(
-                starts[sounding[0]] / FRAME_S if sounding else starts[k] / FRAME_S,
-                starts[k] / FRAME_S,
-                phones[k][1] / FRAME_S,
-                (phones[closing[-1]][1] if closing else phones[k][1]) / FRAME_S,
-            )
-        )
+        sounding = [j for j in range(first, last) if names[j] != "pau"]
+        seconds = starts[sounding[0]], starts[k], phones[k][1], phones[sounding[-1]][1]
+        syllables.append(Syllable(*(s / FRAME_S for s in seconds)))
     return Verse(envelope, noise, voiced, syllables)
 
 
@@ -191,7 +183,9 @@ def sing(
     noise = (1 - share) * verse.noise[low] + share * verse.noise[above]
     breathy = np.clip(np.arange(noise.shape[1]) / (0.4 * noise.shape[1]), 0.0, 1.0)  # from 3 kHz up
     noise += rng.uniform(0.0, 0.8) ** 2 * breathy * (1.0 - noise)
-    f0 = np.where(verse.voiced[np.rint(at).astype(int)] > 0, _melody_hz(phrase, frame_s), 0.0)
+    midi = sung_midi(phrase, frame_s, phrase[0].midi, LONGEST_S)  # consonants have the note's
+    hz = 440.0 * 2.0 ** ((midi - 69) / 12)
+    f0 = np.where(verse.voiced[np.rint(at).astype(int)], hz, 0.0)
     sound = pyworld.synthesize(
         f0, envelope * gain[:, None] ** 2 + 1e-14, noise, RATE, FRAME_S * 1000
     )[:n_samples]
@@ -201,9 +195,7 @@ def sing(
     for before, note in pairwise(notes):
         if note.onset_s - before.offset_s > 0.45 and rng.random() < BREATHES:
             part = slice(round((before.offset_s + 0.12) * RATE), round((note.onset_s - 0.2) * RATE))
-            size = part.stop - part.start
-            loud = 0.1 * 10 ** (rng.uniform(-35, -12) / 20) * np.hanning(size)
-            sound[part] += loud * coloured_noise(rng, size, 0.5)
+            breathe(rng, sound, part, (-35, -12), 0.1)
     return (sound / max(1.0, float(np.abs(sound).max()))).astype(np.float32), notes
 
 
@@ -252,8 +244,7 @@ def _syllables(
         midi, arrives_s = note.midi + note.cents / 100, 0.0
         joined = before is not None and before.offset == note.onset
         if joined and before.midi != note.midi:
-            time_s = (note.onset + np.arange(len(note.curve))) / TICKS_PER_S
-            arrives_s = arrival_s(time_s, note.midi + note.curve, notes[-1].midi, midi)
+            arrives_s = slurred_s(note, notes[-1].midi)
             if note.slurred or rng.random() < MELISMAS:
                 sung[-1] = sung[-1]._replace(close=offset, end=offset)
                 notes[-1] = replace(notes[-1], offset_s=arrives_s)
@@ -302,19 +293,6 @@ def _said_at(
         level_db = float(spoken_db[round(said.vowel) : round(said.close) + 1].mean())
         gain_db[part] = evened * (usual_db - level_db)
     return at, gain_db
-
-
-def _melody_hz(phrase: list[PhraseNote], time_s: Numbers) -> Numbers:
-    """The pitch sung at these times; consonants before a note have that of its beginning."""
-    ticks, midi = [0.0], [float(phrase[0].midi)]
-    for note in phrase:
-        if ticks[-1] < note.onset - LONGEST_S * TICKS_PER_S:
-            ticks += [ticks[-1] + 1, note.onset - LONGEST_S * TICKS_PER_S]
-            midi += [midi[-1], note.midi + note.curve[0]]
-        ticks += (note.onset + np.arange(len(note.curve) - 1)).tolist()
-        midi += (note.midi + note.curve[:-1]).tolist()
-    semitones = np.interp(time_s, np.array(ticks) / TICKS_PER_S, midi)
-    return np.asarray(440.0 * 2.0 ** ((semitones - 69) / 12))
 
 
 def _stretch(frames: Numbers, factor: float) -> Numbers:

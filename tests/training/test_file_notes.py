@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from training import file_notes, live_notes
+from training import file_notes, phrases
 from training.clips import SAMPLE_RATE
-from training.live_notes import TrueNote
+from training.phrases import TrueNote
 from training.rooms import degrade
 from v3audio import hear_file, onsets
 from v3audio.notes import TrackerConfig
@@ -49,7 +49,7 @@ def test_amateurs_vowels_stand_apart_from_their_consonants():
 def test_a_slur_begins_past_the_middle_of_its_glide():
     time_s = np.linspace(1.0, 1.2, 101)
     midi = np.interp(time_s, [1.0, 1.1], [60.0, 63.0])
-    assert live_notes.arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
+    assert phrases.arrival_s(time_s, midi, 60.0, 63.0) == pytest.approx(1.05, abs=0.003)
 
 
 def test_far_sound_is_not_delayed_and_never_clips():

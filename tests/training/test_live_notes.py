@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training import live_notes
-from training.live_notes import TrueNote, due_classes
-from training.phrases import TICKS_PER_S, compose
+from training.live_notes import due_classes
+from training.phrases import TICKS_PER_S, TrueNote, compose
 from training.voices import waver
 from v3audio import belief
 from v3audio.belief import AGES_S, NEIGHBOUR, NOTHING, OFFSETS, OTHER, NoteBelief
