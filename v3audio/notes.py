@@ -125,6 +125,10 @@ class HeardArrays(Protocol):
     def note_probs(self) -> FloatArray:
         """(T, 128), rows sum to 1."""
 
+    @property
+    def traits(self) -> NDArray[np.uint8] | None:
+        """(T, N) `v3audio.onsets.traits`; None, or zeros, where the hearing tells none."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrackerConfig:
@@ -731,8 +735,7 @@ def decode_notes(
     held = _max_back(level, frames(20.0))  # holds over the ripple of low notes
     gate_db = file_gate_db(level, c)
     note_probs = np.nan_to_num(np.asarray(heard.note_probs, np.float32))
-    traits = getattr(heard, "traits", None)
-    cues = onsets.Cues(level, onset, periodicity, pitch, confidence, note_probs, traits)
+    cues = onsets.Cues(level, onset, periodicity, pitch, confidence, note_probs, heard.traits)
     begins, chance, ends, sounds, which = onsets.hear(cues, gate_db, hop_s)
     sounds[_rumbles(pitch, frames, c)] = -c.plain_odds
     changes = np.maximum(chance, ends)
