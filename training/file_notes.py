@@ -56,7 +56,7 @@ BREATHIER_DB = 6.0  # amateurs than singers
 DIP, HUM, NOISE = 1, 2, 3  # consonants
 BATCH, CUT = 32, 256  # stretches a step of learning, frames of each
 RIGHT_SEMITONES = 0.6
-BARE_SHARE = 0.12  # learned without `onsets.traits`: a hearing may not tell them
+N_RECORDINGS = 3  # of each sound, the last of them bad
 Sounds = Iterator[tuple[FloatArray, list[TrueNote]]]
 
 
@@ -277,11 +277,12 @@ def released(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
 def hear(
     sounds: Sounds, seed: int, times: int = 1
 ) -> Iterator[tuple[hear_file.Frames, list[TrueNote]]]:
-    """Each sound as a file's decoder has it, recorded from afar so many times."""
+    """Each sound as a file's decoder has it, recorded from afar up to N_RECORDINGS times."""
     hearing = hear_file.load_hearing(None, "cpu")
     for number, (sound, notes) in enumerate(sounds):
         for time in range(times):
-            far = degrade(np.random.default_rng([seed, 7, number, time]), sound, SAMPLE_RATE)
+            rng = np.random.default_rng([seed, 7, number, time])
+            far = degrade(rng, sound, SAMPLE_RATE, badly=time == N_RECORDINGS - 1)
             kept, opened = hear_file.KeptFrames(), hear_file.open_sound((far, SAMPLE_RATE))
             tail_s = hear_file.TAIL_S
             for heard in hear_file.hear(opened, hearing, tail_s, None, style=False, quieten=True):
@@ -289,12 +290,12 @@ def hear(
             yield kept.frames(), notes
 
 
-def describe(frames: hear_file.Frames) -> FloatArray:
-    """(T, inputs) as the decoder describes a whole file."""
+def describe(frames: hear_file.Frames, *, bare: bool = False) -> FloatArray:
+    """(T, inputs) as the decoder describes a whole file; `bare`: one heard without traits."""
     level = frames.level_db
     cues = onsets.Cues(
         level, frames.onset, frames.periodicity, frames.pitch_midi, frames.confidence,
-        frames.note_probs, frames.traits,
+        frames.note_probs, None if bare else frames.traits,
     )  # fmt: skip
     return onsets.describe(cues, file_gate_db(level, TrackerConfig()))
 
@@ -364,8 +365,6 @@ def learn(
     some = np.concatenate([x[::10] for x, _ in takes]).astype(np.float32)
     mean, scale = some.mean(0), 1.0 / (some.std(0) + 1e-2)
     net = Net(hidden)
-    n_seen = onsets.N_BANDS + onsets.N_TRAITS
-    bare = -(mean * scale)[:n_seen]  # what `onsets.describe` says without traits
     n_cuts = sum(max(1, len(x) // CUT) for x, _ in takes)
     steps = epochs * (n_cuts // BATCH)
     share = np.array([len(x) for x, _ in takes]) / sum(len(x) for x, _ in takes)
@@ -380,8 +379,6 @@ def learn(
             n = min(CUT, len(heard))
             x[k, :n] = (heard[start : start + n] - mean) * scale
             y[k, :n] = wanted[start : start + n]
-            if rng.random() < BARE_SHARE:
-                x[k, :n, :n_seen] = bare
         loss = surprise(net(torch.from_numpy(x).mT), torch.from_numpy(y).mT)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -399,17 +396,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--melodies", type=Path, action="append", default=[])
     parser.add_argument("--singles", type=Path, help="folder of single notes with manifest.json")
-    parser.add_argument("--n-melodies", type=int, default=100, help="clips of each folder")
-    parser.add_argument("--n-cut", type=int, default=50, help="phrases of notes cut out of each")
-    parser.add_argument("--n-singles", type=int, default=100, help="phrases of single notes")
+    parser.add_argument("--n-melodies", type=int, default=130, help="clips of each folder")
+    parser.add_argument("--n-cut", type=int, default=80, help="phrases of notes cut out of each")
+    parser.add_argument("--n-singles", type=int, default=130, help="phrases of single notes")
     parser.add_argument("--n-voices", type=int, default=80, help="phrases sung")
-    parser.add_argument("--n-amateurs", type=int, default=160, help="phrases sung by amateurs")
-    parser.add_argument("--n-reciters", type=int, default=160, help="phrases sung with words")
-    parser.add_argument("--n-low", type=int, default=30, help="phrases of the low ones")
+    parser.add_argument("--n-amateurs", type=int, default=200, help="phrases sung by amateurs")
+    parser.add_argument("--n-reciters", type=int, default=220, help="phrases sung with words")
+    parser.add_argument("--n-low", type=int, default=50, help="phrases of the low ones")
     parser.add_argument("--n-silences", type=int, default=20, help="rooms in which nobody plays")
-    parser.add_argument("--times", type=int, default=2, help="recordings of each sound")
-    parser.add_argument("--hidden", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--times", type=int, default=N_RECORDINGS, help="recordings of each sound")
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, default=Path("onsets.npz"))
     options = parser.parse_args()
@@ -429,10 +426,14 @@ def main() -> None:
         sounds += [*lows, amateurs(options.n_amateurs, options.seed)]
         sounds.append(reciters(options.n_reciters, options.seed))
         takes = []
-        for frames, notes in hear(chain.from_iterable(sounds), options.seed, options.times):
-            takes.append((describe(frames), due(frames.pitch_midi, notes)))
-            if len(takes) % 100 == 0:
-                sys.stderr.write(f"{len(takes)} takes heard\n")
+        recordings = hear(chain.from_iterable(sounds), options.seed, options.times)
+        for number, (frames, notes) in enumerate(recordings):
+            wanted = due(frames.pitch_midi, notes)
+            takes.append((describe(frames), wanted))
+            if number % options.times == 0:
+                takes.append((describe(frames, bare=True), wanted))
+            if number % 100 == 0:
+                sys.stderr.write(f"{number} recordings heard\n")
     layers = learn(takes, options.hidden, options.epochs, options.seed)
     save(layers, options.out)
 

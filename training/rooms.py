@@ -68,18 +68,27 @@ def coloured_noise(rng: np.random.Generator, n_samples: int, slope: float) -> ND
     return np.asarray(noise / max(float(np.sqrt(np.mean(noise**2))), 1e-12))
 
 
-def degrade(rng: np.random.Generator, clean: FloatArray, sample_rate: int) -> FloatArray:
+def degrade(
+    rng: np.random.Generator, clean: FloatArray, sample_rate: int, *, badly: bool = False
+) -> FloatArray:
     """Record `clean` from afar: in a room, over a phone, in noise, or all three.
 
     A quarter of the clips come out untouched, a third get all three, the others each in half of
     the cases. Rooms are about as loud as the direct sound, half of them with early reflections;
     some players use an echo.
 
+    Args:
+        rng: the recording's generator.
+        clean: (n_samples,) float32.
+        sample_rate: Hz.
+        badly: all three in any case.
+
     Returns: (n_samples,) float32, not delayed, within +-1.
     """
     x = clean.astype(np.float64)
     kind = rng.random()
-    room, phone, noise = rng.random(3) < (0.0 if kind < 0.25 else 0.5 if kind < 0.65 else 1.0)
+    share = 1.0 if badly or kind >= 0.65 else 0.5 if kind >= 0.25 else 0.0
+    room, phone, noise = rng.random(3) < share
     if rng.random() < 0.15:
         delay, gain = round(float(rng.uniform(0.12, 0.6)) * sample_rate), rng.uniform(0.1, 0.7)
         comb = np.zeros(delay + 1)

@@ -47,6 +47,7 @@ N_TRAITS = N_BANDS + len(_SHORT_AT) + len(_LONG_AT) + len(_LAG_AT) + len(_MASS_A
 INTERVALS = (-24, -19, -12, 0, 12)  # semitones: the heard pitch may be an overtone, or below
 MOMENTS = (-8, 8, 16)  # frames: or the note is what is heard before or after
 N_PLAIN = 4  # answers but the classes
+HEARD_SHARE = 0.4  # of the chances is the heard pitch's where a hearing tells no traits
 N_CLASSES = len(INTERVALS) + len(MOMENTS) + 1  # the last: none of these
 _MOVES = (1, 2, 4, 8, 16, 32)  # frames back and ahead that the pitch is compared with
 _NOTES = (4, 8, 16)  # and the content
@@ -198,6 +199,9 @@ def hear(cues: Cues, gate_db: float, hop_s: float, layers: Layers | None = None)
     which = scores[:, N_PLAIN:]
     which = np.exp(which - which.max(1, keepdims=True))
     which /= which.sum(1, keepdims=True)
+    if cues.kept is None or not cues.kept.any():  # nothing tells the heard pitch from an overtone
+        which *= 1.0 - HEARD_SHARE
+        which[:, INTERVALS.index(0)] += HEARD_SHARE
     return Told(here, near, ends, scores[:, 3], which)
 
 

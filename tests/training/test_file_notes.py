@@ -61,6 +61,33 @@ def test_far_sound_is_not_delayed_and_never_clips():
         assert 4000 <= np.abs(far).argmax() <= 4000 + SAMPLE_RATE // 200
 
 
+def test_a_bad_recording_has_room_phone_and_noise():
+    click = np.zeros(SAMPLE_RATE, np.float32)
+    click[4000] = 1.0
+    t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    tones = np.sin(2 * np.pi * 60 * t) + np.sin(2 * np.pi * 1000 * t)
+    n_clean = 0
+    for seed in range(8):
+        n_clean += not degrade(np.random.default_rng(seed), click, SAMPLE_RATE)[:3000].any()
+        far = degrade(np.random.default_rng(seed), click, SAMPLE_RATE, badly=True)
+        assert far[:3000].std() > 0, "no noise"
+        assert far[4400:6000].std() > 1.5 * far[:3000].std(), "no room"
+        far = degrade(
+            np.random.default_rng(seed), tones.astype(np.float32), SAMPLE_RATE, badly=True
+        )
+        spectrum = np.abs(np.fft.rfft(far))
+        assert spectrum[60] < 0.3 * spectrum[1000], "no phone"
+    assert n_clean >= 2
+
+
+def test_what_a_bare_hearing_is_described_by():
+    ((frames, _),) = file_notes.hear(file_notes.voices(1, seed=3), seed=3)
+    whole, bare = file_notes.describe(frames), file_notes.describe(frames, bare=True)
+    n_seen = onsets.N_BANDS + onsets.N_TRAITS
+    assert whole[:, :n_seen].any() and not bare[:, :n_seen].any()
+    np.testing.assert_array_equal(whole[:, n_seen:], bare[:, n_seen:])
+
+
 def test_voices_never_heard_are_followed_from_afar():
     right = found = wanted = 0
     for frames, notes in file_notes.hear(file_notes.voices(2, seed=77), seed=77):
