@@ -64,6 +64,11 @@ class Cues(NamedTuple):
     note_probs: FloatArray  # (T, 128)
     kept: NDArray[np.uint8] | None  # (T, `N_TRAITS`), or None where nothing was kept
 
+    @property
+    def bare(self) -> bool:
+        """Whether the hearing tells no traits: nothing was kept, or zeros."""
+        return self.kept is None or not self.kept.any()
+
 
 class Told(NamedTuple):
     """What the network says of T frames."""
@@ -133,7 +138,7 @@ def describe(cues: Cues, gate_db: float) -> FloatArray:
     x = np.empty((n, N_INPUTS), np.float32)
     loud_db = np.percentile(level, 95.0)
     first = N_BANDS + N_TRAITS
-    if kept is None or not kept.any():
+    if kept is None or cues.bare:
         x[:, :first] = 0.0
     else:
         x[:, N_BANDS:first] = kept
@@ -199,7 +204,7 @@ def hear(cues: Cues, gate_db: float, hop_s: float, layers: Layers | None = None)
     which = scores[:, N_PLAIN:]
     which = np.exp(which - which.max(1, keepdims=True))
     which /= which.sum(1, keepdims=True)
-    if cues.kept is None or not cues.kept.any():  # nothing tells the heard pitch from an overtone
+    if cues.bare:  # nothing tells the heard pitch from an overtone
         which *= 1.0 - HEARD_SHARE
         which[:, INTERVALS.index(0)] += HEARD_SHARE
     return Told(here, near, ends, scores[:, 3], which)

@@ -98,9 +98,9 @@ class Take:
             pitch_midi: np.ndarray
             confidence: np.ndarray
             note_probs: np.ndarray
-            traits: None = None
+            traits = None
 
-        names = [n for n in Heard.__dataclass_fields__ if n != "traits"]
+        names = Heard.__dataclass_fields__
         heard = Heard(**{n: np.array(getattr(self, n))[every - 1 :: every] for n in names})
         return decode_notes(heard, HOP_S * every, config)
 
