@@ -124,28 +124,29 @@ INLINE vector exp_of(vector x)
     return (vector)((whole)s + (__builtin_convertvector(e, whole) << 23));
 }
 
-/* out[i] = sum of a[k] x[k + i], i < BLOCK. Four taps eight apart at a time share what they read. */
+/* out[i] = sum of a[k] x[k + i], i < SLIDE. Four taps WIDE apart at a time share what they read. */
+enum { SLIDE = 4 * WIDE };
 INLINE void slide(int n, const float *a, const float *x, float *out)
 {
-    vector s[4] = {{0}}, t[4] = {{0}};
+    wide s[4] = {{0}}, t[4] = {{0}};
     int k = 0;
-    for (; k + BLOCK <= n; k += BLOCK)
-        for (int i = k; i < k + LANES; i++) {
-            vector y[7];
+    for (; k + SLIDE <= n; k += SLIDE)
+        for (int i = k; i < k + WIDE; i++) {
+            wide y[7];
             for (int j = 0; j < 7; j++)
-                y[j] = at(x + i + j * LANES);
+                y[j] = wide_at(x + i + j * WIDE);
             for (int j = 0; j < 4; j++) {
                 s[j] += a[i] * y[j];
-                t[j] += a[i + LANES] * y[j + 1];
-                s[j] += a[i + 2 * LANES] * y[j + 2];
-                t[j] += a[i + 3 * LANES] * y[j + 3];
+                t[j] += a[i + WIDE] * y[j + 1];
+                s[j] += a[i + 2 * WIDE] * y[j + 2];
+                t[j] += a[i + 3 * WIDE] * y[j + 3];
             }
         }
     for (; k < n; k++)
         for (int j = 0; j < 4; j++)
-            s[j] += a[k] * at(x + k + j * LANES);
+            s[j] += a[k] * wide_at(x + k + j * WIDE);
     for (int j = 0; j < 4; j++)
-        *(vector *)(out + j * LANES) = s[j] + t[j];
+        *(wide *)(out + j * WIDE) = s[j] + t[j];
 }
 
 #if defined(__clang__)
@@ -398,16 +399,47 @@ INLINE void spectral_views(const front_end *e, int frames, const float *now, int
     }
 }
 
-/* Periodicity at each bin's lag; energy becomes that of the newest 0, 1, ... samples. */
-INLINE void lag_view(const front_end *e, const float *now, double *energy, float *view)
+/* Products of windows of n samples, `hop` apart, the newest first, with what lies SLIDE lags before:
+ * out[f * VALUES + i] = sum of x[f * hop + k] y[f * hop + k + i]. What windows share is summed once. */
+INLINE void slide_frames(int frames, int n, int hop, const float *x, const float *y, float *out)
 {
-    float newest[MOST + BLOCK], products[MOST + BLOCK];
-    const int most_read = e->n_energies + BLOCK;
-    for (int t = 0; t < most_read; t++)
-        newest[t] = t < e->n ? now[-1 - t] : 0;
-    memset(products, 0, most_read * sizeof(float));
+    if (frames == 1 || n < hop || n > FRAMES * hop) { /* little or nothing is shared */
+        for (int f = 0; f < frames; f++)
+            slide(n, x + f * hop, y + f * hop, out + f * VALUES);
+        return;
+    }
+    const int shared = n / hop, rest = n % hop; /* a window is so many hops and the rest of one more */
+    for (int f = 0; f < frames; f++)
+        memset(out + f * VALUES, 0, SLIDE * sizeof(float));
+    for (int k = 0; k < frames + shared; k++, x += hop, y += hop) {
+        float head[SLIDE], tail[SLIDE];
+        slide(rest, x, y, head);
+        if (k >= shared)
+            for (int i = 0; i < SLIDE; i++)
+                out[(k - shared) * VALUES + i] += head[i];
+        if (k == frames + shared - 1)
+            break;
+        slide(hop - rest, x + rest, y + rest, tail);
+        for (int i = 0; i < SLIDE; i++)
+            tail[i] += head[i];
+        for (int f = between(0, k - shared + 1, k); f <= k && f < frames; f++)
+            for (int i = 0; i < SLIDE; i++)
+                out[f * VALUES + i] += tail[i];
+    }
+}
+
+/* The lag view, periodicity at each bin's lag, of `frames` windows, `hop` apart, of the newest of which
+ * `now` is just past the end; views are in their order, `apart` numbers from one to the next. energy
+ * becomes that of the newest 0, 1, ... samples of all: a window's is the difference of two. */
+INLINE void lag_views(const front_end *e, int frames, const float *now, int hop, double *energy,
+                      float *views, int apart)
+{
+    float newest[MOST + SLIDE], products[FRAMES * VALUES];
+    const int n_older = (frames - 1) * hop, n_energies = e->n_energies + n_older;
+    for (int t = 0; t < n_energies + SLIDE; t++)
+        newest[t] = t < e->n + n_older ? now[-1 - t] : 0;
     double sum = energy[0] = 0;
-    for (int t = 0; t < e->n_energies; t += 4) { /* a chain of one addition in four */
+    for (int t = 0; t < n_energies; t += 4) { /* a chain of one addition in four */
         double part[4];
         for (int i = 0; i < 4; i++)
             part[i] = (double)newest[t + i] * newest[t + i];
@@ -418,33 +450,39 @@ INLINE void lag_view(const front_end *e, const float *now, double *energy, float
             energy[t + i + 1] = sum + part[i];
         sum += part[3];
     }
+    for (int f = 0; f < frames; f++)
+        memset(products + f * VALUES, 0, VALUES * sizeof(float));
     const float *weights = e->weights;
-    for (int g = 0, bin = 0, end = 0; g < e->n_groups; g++) {
+    for (int g = 0, end = 0; g < e->n_groups; g++) {
         const int32_t *group = e->groups + 4 * g;
-        const int n = group[0];
-        for (int lag = group[1]; lag < group[2]; lag += BLOCK)
-            slide(n, newest, newest + lag, products + lag);
-        for (end += group[3]; bin < end; bin += LANES, weights += PAD * LANES) {
-            const int n_here = end - bin < LANES ? end - bin : LANES;
-            vector found[LANES] = {{0}}, both = all(1), sums = {0};
-            for (int i = 0; i < n_here; i++) {
-                const int32_t *lag = e->lags + 2 * (bin + i);
-                const float *w = weights + i * PAD, *read = products + lag[0];
-                found[i] = at(w) * at(read) + at(w + LANES) * at(read + LANES);
-                const double *older = energy + lag[1], share = e->shares[bin + i];
-                both[i] = (float)(energy[n] + 2 * n * e->silence + older[n] - older[0]
-                    + share * (older[n + 1] - older[n] + older[0] - older[1]));
+        const int n = group[0], begin = end;
+        end += group[3];
+        for (int lag = group[1]; lag < group[2]; lag += SLIDE)
+            slide_frames(frames, n, hop, newest, newest + lag, products + lag);
+        for (int f = 0; f < frames; f++) {
+            const double *own = energy + f * hop;
+            float *view = views + (frames - 1 - f) * apart;
+            for (int bin = begin; bin < end; bin += LANES) {
+                const int n_here = end - bin < LANES ? end - bin : LANES;
+                vector found[LANES] = {{0}}, both = all(1), sums = {0};
+                for (int i = 0; i < n_here; i++) {
+                    const int32_t *lag = e->lags + 2 * (bin + i);
+                    const float *w = weights + (bin + i) * PAD, *read = products + f * VALUES + lag[0];
+                    found[i] = at(w) * at(read) + at(w + LANES) * at(read + LANES);
+                    const double *older = own + lag[1], share = e->shares[bin + i];
+                    both[i] = (float)(own[n] - own[0] + 2 * n * e->silence + older[n] - older[0]
+                        + share * (older[n + 1] - older[n] + older[0] - older[1]));
+                }
+                transpose(found);
+                for (int i = 0; i < LANES; i++)
+                    sums += found[i];
+                const vector part = most(2 * sums / both, all(0));
+                *(vector *)(view + bin) = chosen(part > 1, all(1), part);
             }
-            transpose(found);
-            for (int i = 0; i < LANES; i++)
-                sums += found[i];
-            const vector part = most(2 * sums / both, all(0));
-            *(vector *)(view + bin) = chosen(part > 1, all(1), part);
         }
-        weights -= (bin - end) * PAD;
-        bin = end;
     }
-    memset(view + e->n_bins, 0, LANES * sizeof(float));
+    for (int f = 0; f < frames; f++)
+        memset(views + f * apart + e->n_bins, 0, LANES * sizeof(float));
 }
 
 /* `live_hearing._Attack`: how much each band rose from one stretch of n samples to the other, dB. */
@@ -676,7 +714,7 @@ typedef struct {
 
 INLINE float level_db(const ear *e, const double *energy, int n)
 {
-    return largest((float)(10 * log10(energy[n] / n + 1e-12)), e->floor_db);
+    return largest((float)(10 * log10((energy[n] - energy[0]) / n + 1e-12)), e->floor_db);
 }
 
 /* `live_hearing.fine_pitch` of a frame; bin: that of the pitch heard, with its fraction. */
@@ -697,12 +735,12 @@ INLINE float fine_midi(const ear *e, const float *lag, int n_bins, float bin)
     return e->midi_low + bin / e->per_semitone;
 }
 
-INLINE void hear_frame(const ear *e, const float *now, float *numbers, float *position, float *views)
+/* `energy`: of `lag_views`, this window's. */
+INLINE void hear_frame(const ear *e, const float *now, const double *energy, float *numbers,
+                       float *position, const float *views)
 {
     const content *c = e->content;
-    double energy[MOST + 1];
-    float *lag = views + 2 * c->width + c->below;
-    lag_view(e->front_end, now, energy, lag);
+    const float *lag = views + 2 * c->width + c->below;
     find_position(c, views, position);
     int peak = 0;
     for (int p = 1; p < c->n_positions; p++)
@@ -730,13 +768,17 @@ EXPORT void hear(const ear *e, int n_frames, const float *now, int hop, float *n
                  float *views)
 {
     const content *c = e->content;
-    const int apart = c->n_views * c->width;
+    const int apart = c->n_views * c->width, n_older = MOST - e->front_end->n_energies;
+    const int most_at_once = hop > 0 ? between(1, 1 + n_older / hop, FRAMES) : 1;
     now++;
     while (n_frames > 0) {
-        const int n = n_frames < FRAMES ? n_frames : FRAMES;
+        double energy[MOST + LANES];
+        const int n = n_frames < most_at_once ? n_frames : most_at_once, last = (n - 1) * hop;
+        float *lags = views + 2 * c->width + c->below;
         spectral_views(e->front_end, n, now, hop, c->width, views + c->below, apart);
+        lag_views(e->front_end, n, now + last, hop, energy, lags, apart);
         for (int f = 0; f < n; f++, now += hop, numbers += 7, position += c->n_positions)
-            hear_frame(e, now, numbers, position, views + f * apart);
+            hear_frame(e, now, energy + last - f * hop, numbers, position, views + f * apart);
         views += n * apart;
         n_frames -= n;
     }
