@@ -41,7 +41,7 @@ EXPORT void *PyInit__frame(void) { return 0; }
 EXPORT void *PyInit__frame_avx2(void) { return 0; }
 EXPORT void *PyInit__frame_avx512(void) { return 0; }
 
-EXPORT int version(void) { return 7; } /* of the functions below; see `compiled.VERSION` */
+EXPORT int version(void) { return 8; } /* of the functions below; see `compiled.VERSION` */
 
 /* What this processor can do: 0 nothing special, 1 AVX2, 2 AVX-512 too. */
 EXPORT int level(void)
@@ -862,6 +862,47 @@ EXPORT void keep_top(int n_kept, int n_frames, const float *probs, uint8_t *note
             left[note] = -1;
             *notes++ = note;
             *kept++ = peak;
+        }
+    }
+}
+
+/* `onsets.traits`: a byte each of what stands near the heard pitch. */
+typedef struct {
+    int apart, short_view, n_positions, per, n_bands, n_places, n_mass;
+    float midi_low;
+    const int32_t *bands;  /* bins of the short view from which on each band's are, and past the last */
+    const int32_t *places; /* in the views, of the heard bin 0, and how many bins to both sides */
+    const int32_t *mass;   /* bins from the heard one */
+} traits;
+
+INLINE uint8_t byte_of(float x) { return (uint8_t)lrintf(largest(0, x < 1 ? 255 * x : 255)); }
+
+EXPORT void tell_traits(const traits *t, int n_frames, const float *views, const float *position,
+                        const float *midi, uint8_t *out)
+{
+    for (int f = 0; f < n_frames; f++, views += t->apart, position += t->n_positions, midi++) {
+        const int bin = between(0, (int)lrintf((*midi - t->midi_low) * t->per), t->n_positions - 1);
+        const float *seen = views + t->short_view;
+        for (int b = 0; b < t->n_bands; b++) {
+            float sum = 0;
+            for (int k = t->bands[b]; k < t->bands[b + 1]; k++)
+                sum += seen[k];
+            *out++ = byte_of(sum / (t->bands[b + 1] - t->bands[b]));
+        }
+        for (int i = 0; i < t->n_places; i++) {
+            const float *x = views + t->places[2 * i] + bin;
+            float peak = *x;
+            for (int k = -t->places[2 * i + 1]; k <= t->places[2 * i + 1]; k++)
+                peak = largest(peak, x[k]);
+            *out++ = byte_of(peak);
+        }
+        for (int i = 0; i < t->n_mass; i++) {
+            const int first = between(0, bin + t->mass[i] - t->per, t->n_positions);
+            const int end = between(first, bin + t->mass[i] + t->per + 1, t->n_positions);
+            float sum = 0;
+            for (int p = first; p < end; p++)
+                sum += position[p];
+            *out++ = byte_of(sqrtf(sum));
         }
     }
 }

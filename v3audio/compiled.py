@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 7
+VERSION = 8
 """Of its functions: what an older `_frame.c` was built to is left alone."""
 LANES, BLOCK = 8, 32
 """Numbers computed with at once, and side by side."""

@@ -758,8 +758,13 @@ def _rumbles(pitch: FloatArray, frames: _Frames, c: TrackerConfig) -> NDArray[np
     if not low.any():
         return low
     n = frames(400.0)
-    wander = _median_around(np.abs(pitch - _median_around(pitch, n)), n)
-    return np.asarray((pitch < c.file_lowest_midi) | (low & (wander > c.rumble_wander)))
+    apart, rows = np.zeros_like(pitch), np.flatnonzero(low)
+    around = np.convolve(low, np.ones(2 * n + 1))[n:-n]
+    near = np.flatnonzero(around)  # what their medians are of, and more
+    apart[near] = np.abs(pitch[near] - _median_around(pitch, n, near))
+    rumbles = np.asarray(pitch < c.file_lowest_midi)
+    rumbles[rows] |= _median_around(apart, n, rows) > c.rumble_wander
+    return rumbles
 
 
 def _max_back(x: FloatArray, n: int) -> FloatArray:
@@ -775,10 +780,10 @@ def _max_ahead(x: FloatArray, n: int) -> FloatArray:
     return _max_back(x[::-1], n)[::-1]
 
 
-def _median_around(x: FloatArray, n: int) -> FloatArray:
-    """y[t] = median of the n (made odd) values around x[t]; beyond the ends they turn back."""
+def _median_around(x: FloatArray, n: int, rows: NDArray[np.intp]) -> FloatArray:
+    """The median of the n (made odd) values around x[rows]; beyond the ends they turn back."""
     padded = np.pad(x, n // 2, mode="reflect")
-    return np.asarray(np.median(sliding_window_view(padded, n // 2 * 2 + 1), axis=1))
+    return np.asarray(np.median(sliding_window_view(padded, n // 2 * 2 + 1)[rows], axis=1))
 
 
 def file_gate_db(level: FloatArray, c: TrackerConfig) -> float:

@@ -14,13 +14,16 @@ Letters: T frames, F bins, P positions, N traits, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ctypes import c_int, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from v3audio import compiled
 from v3audio.geometry import Geometry
 
 FloatArray = NDArray[np.float32]
@@ -96,6 +99,13 @@ def traits(
     Returns: (T, `N_TRAITS`).
     """
     n, _, width = views.shape
+    if tell := _compiled_traits(g, below, width):
+        told = np.empty((n, N_TRAITS), np.uint8)
+        arrays: list[NDArray[Any]] = [
+            *(np.ascontiguousarray(x, np.float32) for x in (views, position, midi)), told
+        ]  # fmt: skip
+        tell(n, *map(compiled.address, arrays))
+        return told
     per = g.bins_per_semitone
     bins = np.rint((midi - g.midi_low) * per).astype(np.intp).clip(0, g.n_positions - 1)
     frames = np.arange(n)
@@ -121,9 +131,34 @@ def traits(
 
 
 @lru_cache(maxsize=4)
+def _compiled_traits(g: Geometry, below: int, width: int) -> Callable[..., Any] | None:
+    """`traits` of frames' number and the addresses of its arrays and the result."""
+    per = g.bins_per_semitone
+    ends = np.searchsorted(_band(g), np.arange(N_BANDS + 1))
+    kinds = ((1, _SHORT_AT, 0), (0, _LONG_AT, 1), (2, _LAG_AT, 1))
+    places = [
+        (view * width + below + per * at, beside) for view, many, beside in kinds for at in many
+    ]
+    return compiled.bind(
+        "tell_traits",
+        compiled.record(
+            3 * width, width + below, g.n_positions, per, N_BANDS, len(places),
+            len(_MASS_AT), float(g.midi_low), ends.astype(np.int32), np.array(places, np.int32),
+            per * np.array(_MASS_AT, np.int32),
+        ),
+        free=(c_int, *(c_void_p,) * 4),
+    )  # fmt: skip
+
+
+def _band(g: Geometry) -> NDArray[np.intp]:
+    """(F,) that of each bin."""
+    return np.arange(g.n_bins) * N_BANDS // g.n_bins
+
+
+@lru_cache(maxsize=4)
 def _pool(g: Geometry) -> FloatArray:
     """(F, bands): the mean of neighbouring bins."""
-    band = np.arange(g.n_bins) * N_BANDS // g.n_bins
+    band = _band(g)
     pool = (band[:, None] == np.arange(N_BANDS)).astype(np.float32)
     return np.asarray(pool / pool.sum(0))
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from v3audio import compiled, hear_file
+from v3audio import compiled, hear_file, onsets
 from v3audio.belief import NoteBelief, Sounding
+from v3audio.geometry import Geometry
+from v3audio.live_hearing import traits_of
 
 
 @pytest.fixture
@@ -50,6 +52,22 @@ def test_the_most_probable_notes_are_the_same_in_numpy(monkeypatch: pytest.Monke
         assert all(len(set(row)) == hear_file.N_KEPT for row in top.tolist())
         np.testing.assert_array_equal(np.take_along_axis(probs, top.astype(int), 1), kept)
     np.testing.assert_array_equal(*(np.sort(kept, 1) for _, kept in found))
+
+
+@pytest.mark.skipif(compiled.library() is None, reason="nothing was compiled")
+def test_traits_are_the_same_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, rng = Geometry(), np.random.default_rng(0)
+    position = rng.dirichlet(np.full(g.n_positions, 0.02), 300).astype(np.float32)
+    views = rng.uniform(0, 1.1, (300, 3, g.n_bins)).astype(np.float32)
+    midi = rng.uniform(15, 110, 300).astype(np.float32)  # beyond both ends of the positions too
+    ours = traits_of(views, position, midi, g)
+    monkeypatch.setattr(onsets, "_compiled_traits", lambda *_: None)
+    theirs = traits_of(views, position, midi, g)
+    assert ours.shape == (300, onsets.N_TRAITS)
+    assert (ours.std(0) > 0).all()
+    # a sum's last bit may round to the next byte
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert (ours != theirs).mean() < 1e-3
 
 
 def test_an_address_is_of_what_the_array_holds_now() -> None:
