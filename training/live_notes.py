@@ -69,7 +69,8 @@ WINDOW = 2048
 NEAR_S = 0.02, 0.25  # before and after an onset: here is what the belief is for
 NEAR_SHARE, FAR_SHARE = 0.5, 0.12  # of the frames are learned from,
 FAR_WORTH = 2.0  # and those far away count for so many
-EPOCHS = 12
+EPOCHS = 9
+NEXT_ROUND = 1_000  # so far apart are the seeds of rounds
 UNTRAINED = 0.67  # singers with words
 AMATEURS_WORTH = 2.5  # of their frames, which are few and hard
 _WHOLE_S = (2.0, 5.0)  # of a note that is left whole, where it is that long
@@ -468,6 +469,17 @@ def study(groups: Iterable[tuple[float, Sounds]], seed: int) -> Lesson:
     return Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
 
 
+def sounds(options: argparse.Namespace, seed: int) -> Iterator[tuple[float, Sounds]]:
+    """All kinds, and what each counts for."""
+    yield 1.0, voices(options.n_voices, seed)
+    for folder in options.melodies:
+        yield 1.0, melodies(folder, seed)
+    if options.singles:
+        yield 1.0, single_notes(options.singles, options.n_singles, seed)
+    yield AMATEURS_WORTH, amateurs(options.n_amateurs, seed)
+    yield AMATEURS_WORTH, reciters(options.n_reciters, seed)
+
+
 def main() -> None:
     """Parse the options, hear, learn."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -477,17 +489,16 @@ def main() -> None:
     parser.add_argument("--n-voices", type=int, default=200, help="phrases sung")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="times that all is sung, phrased and recorded anew"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("belief.npz"))
     parser.add_argument("--n-amateurs", type=int, default=450, help="phrases sung by amateurs")
     parser.add_argument("--n-reciters", type=int, default=250, help="phrases sung with words")
     options = parser.parse_args()
-    groups = [(1.0, voices(options.n_voices, options.seed))]
-    groups += [(1.0, melodies(folder, options.seed)) for folder in options.melodies]
-    if options.singles:
-        groups.append((1.0, single_notes(options.singles, options.n_singles, options.seed)))
-    groups.append((AMATEURS_WORTH, amateurs(options.n_amateurs, options.seed)))
-    groups.append((AMATEURS_WORTH, reciters(options.n_reciters, options.seed)))
-    learned = study(groups, options.seed)
+    seeds = [options.seed + NEXT_ROUND * k for k in range(options.rounds)]
+    lessons = [study(sounds(options, seed), seed) for seed in seeds]
+    learned = Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
     layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)
 

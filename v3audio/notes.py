@@ -176,7 +176,7 @@ class TrackerConfig:
 
     # -- Live: when a belief becomes a note. The frame that decides must be so sure, and the frames
     # before, each in proportion to the log odds it gives, must add up to some ms and periods.
-    believe: float = 0.89
+    believe: float = 0.9
     believe_again: float = 0.69  # for the same note again
     believe_odds: float = 2.5  # log odds of a frame that counts in full
     believe_most: float = 5.5  # and the highest that are believed

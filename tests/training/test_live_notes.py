@@ -1,5 +1,6 @@
 """Learning the live belief: which note is meant, and a lesson from a sung phrase."""
 
+import sys
 from itertools import chain, pairwise
 
 import numpy as np
@@ -66,6 +67,32 @@ def test_what_was_learned_can_be_used(lesson, tmp_path):
         chances = learned.probabilities(belief.Sounding(note, 100))
         assert len(chances) == NOTHING + 1
         assert sum(chances[:NOTHING]) <= 1.0 + 1e-6
+
+
+def test_each_round_sings_anew_and_all_are_learned(tmp_path, monkeypatch):
+    out, voices, sung, learned = tmp_path / "belief.npz", live_notes.voices, [], []
+
+    def short(n_clips, seed):
+        for sound, notes in voices(n_clips, seed):
+            sung.append(sound[: live_notes.SAMPLE_RATE])
+            yield sung[-1], notes
+
+    def fit(rows, *rest, **more):
+        learned.append(len(rows))
+        return fitted(rows, *rest, **more)
+
+    fitted = live_notes.fit
+    monkeypatch.setattr(live_notes, "voices", short)
+    monkeypatch.setattr(live_notes, "fit", fit)
+    few = ["--n-voices", "1", "--n-amateurs", "0", "--n-reciters", "0", "--hidden", "4"]
+    for rounds in "1", "2":
+        monkeypatch.setattr(sys, "argv", ["live", *few, "--rounds", rounds, "-o", str(out)])
+        live_notes.main()
+    first, again, second = sung
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert learned[1] > learned[0] > 0
+    assert NoteBelief(out).probabilities(belief.Sounding(-1, 0))
 
 
 def test_fit_learns_what_is_due():
