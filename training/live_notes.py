@@ -15,7 +15,7 @@ tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core 25 minutes for 10.5 hours of sound; the last bits depend on
+core 45 minutes, and 6 GB of memory, for 21 hours of sound in two rounds; the last bits depend on
 torch's threads.
 """
 
