@@ -278,7 +278,7 @@ def released(sound: FloatArray, notes: list[TrueNote]) -> list[TrueNote]:
 def hear(
     sounds: Sounds, seed: int, times: int = 1
 ) -> Iterator[tuple[hear_file.Frames, list[TrueNote]]]:
-    """Each sound as a file's decoder has it, recorded from afar up to N_RECORDINGS times."""
+    """Each sound as a file's decoder has it, recorded from afar so often; badly after N_GOOD."""
     hearing = hear_file.load_hearing(None, "cpu")
     for number, (sound, notes) in enumerate(sounds):
         for time in range(times):

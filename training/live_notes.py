@@ -15,8 +15,8 @@ tracker's own state is no part of it, so that one pass over the sound will do.
 
 The shipped weights are what this command gives, with the seeds that are its defaults, of 220 clips
 of FluidR3_GM (seed 0) and 330 of MuseScore_General (seed 5): `make model` says how. It takes one
-core 45 minutes, and 6 GB of memory, for 21 hours of sound in two rounds; the last bits depend on
-torch's threads.
+core 45 minutes, by the sum of its parts, for 21 hours of sound in two rounds; the last bits depend
+on torch's threads.
 """
 
 from __future__ import annotations
@@ -466,6 +466,11 @@ def study(groups: Iterable[tuple[float, Sounds]], seed: int) -> Lesson:
         for sound, notes in clips:
             part = lesson(hearing, sound, notes, np.random.default_rng([seed, 4, next(number)]))
             lessons.append(part._replace(worth=np.float32(worth) * part.worth))
+    return joined(lessons)
+
+
+def joined(lessons: list[Lesson]) -> Lesson:
+    """One after the other."""
     return Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
 
 
@@ -497,8 +502,7 @@ def main() -> None:
     parser.add_argument("--n-reciters", type=int, default=250, help="phrases sung with words")
     options = parser.parse_args()
     seeds = [options.seed + NEXT_ROUND * k for k in range(options.rounds)]
-    lessons = [study(sounds(options, seed), seed) for seed in seeds]
-    learned = Lesson(*(np.concatenate(parts) for parts in zip(*lessons, strict=True)))
+    learned = joined([study(sounds(options, seed), seed) for seed in seeds])
     layers = fit(*learned, tuple(options.hidden), options.seed, EPOCHS, loss_of=surprise)
     save(layers, options.out)
 

@@ -104,7 +104,6 @@ class LiveHearing:
         self._numbers = np.zeros(N_NUMBERS, np.float32)
         self._position = np.full((1, g.n_positions), 1 / g.n_positions, np.float32)
         self._views = np.zeros((1, N_VIEWS, _BELOW + g.n_bins + _ABOVE), np.float32)
-        self._room = self._views[:0]  # of many frames' views
         self._show()
         self._hear = self._step = None
         if _fits(config):
@@ -165,10 +164,7 @@ class LiveHearing:
             windows: they may overlap in memory, as a framed recording does.
             style: whether to work out the style too.
         """
-        n = len(windows)
-        if n > len(self._room):  # between calls it stays: clearing new memory takes its time
-            self._room = np.zeros((n, *self._views.shape[1:]), np.float32)
-        numbers, position, views = self._arrays(windows, self._room[:n])
+        numbers, position, views = self._arrays(windows)
         note_probs, code, _ = self._codes(position)
         styles = np.empty((len(position), 0), np.float32)
         if style:
@@ -180,19 +176,14 @@ class LiveHearing:
             onsets.traits(views, _BELOW, position, fine_midi, self._geometry),
         )  # fmt: skip
 
-    def _arrays(
-        self, windows: FloatArray, room: FloatArray | None = None
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Numbers (T, N_NUMBERS), positions (T, P) and views between zeros (T, 3, F with zeros).
-
-        `room` for the views is zero between them already.
-        """
+    def _arrays(self, windows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Numbers (T, N_NUMBERS), positions (T, P) and views between zeros (T, 3, F with zeros)."""
         if self._hear:
             windows = _strided(windows)
             n = len(windows)
             numbers = np.empty((n, N_NUMBERS), np.float32)
             position = np.empty((n, self._geometry.n_positions), np.float32)
-            views = np.zeros((n, *self._views.shape[1:]), np.float32) if room is None else room
+            views = np.zeros((n, *self._views.shape[1:]), np.float32)
             self._hear(
                 n, compiled.address(windows[:, -1:]), windows.strides[0] // 4,
                 *map(compiled.address, (numbers, position, views)),
